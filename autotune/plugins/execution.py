@@ -1,0 +1,168 @@
+"""Contract of executors: they run jobs on workers and report what happened.
+
+A job is plain values (it crosses process borders as JSON); a report likewise. The task itself
+reaches a worker once, when it starts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from autotune.plugins.base import Plugin
+from autotune.space import Configuration
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Train `trial` from its checkpoint (None: from nothing) to unit `to`, then freeze.
+
+    Args:
+        identifier: unique in the study, the number of the decision behind it.
+        configuration: the whole training configuration.
+        seed: of the trial; horizon: in units.
+        start: the unit that `checkpoint` stands at.
+    """
+
+    identifier: int
+    trial: int
+    configuration: Configuration
+    seed: int
+    horizon: int
+    start: int
+    to: int
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """Evaluate a checkpoint under an evaluation configuration. `what` is ``stream`` (metrics
+    on both parts of the shifted stream), ``alone`` (latency; nothing else runs meanwhile) or
+    ``test`` (the winner's one look at the test split)."""
+
+    identifier: int
+    trial: int
+    configuration: Configuration
+    seed: int
+    horizon: int
+    step: int
+    checkpoint: str
+    evaluation: Configuration
+    what: Literal["stream", "alone", "test"]
+
+
+Job: TypeAlias = TrainJob | EvaluateJob
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of training was completed. Arrives while the segment runs."""
+
+    identifier: int
+    step: int
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """The job ended well. A training job's checkpoint is on durable storage by now.
+    `step` may be short of the job's target after `Executor.interrupt`."""
+
+    identifier: int
+    step: int
+    checkpoint: str | None = None
+    static: Mapping[str, float] = field(default_factory=dict)
+    select: Mapping[str, float] = field(default_factory=dict)
+    report: Mapping[str, float] = field(default_factory=dict)
+    spread: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    exact: bool = True
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The job ended badly for a reason of its own (as in `Failed.cause`)."""
+
+    identifier: int
+    step: int
+    cause: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """The job's worker died; the executor has replaced it. Not the configuration's fault as
+    far as anyone knows: the study retries a bounded number of times."""
+
+    identifier: int
+    message: str
+
+
+Report: TypeAlias = Unit | Done | Broken | WorkerLost
+
+
+@dataclass(frozen=True)
+class ExecutionContext:
+    """What an executor is given when it opens.
+
+    Args:
+        task: the task object, or its importable address ``module:object`` or
+            ``/absolute/file.py:object``, which workers import themselves.
+        folder: the study's folder; checkpoints go under ``checkpoints/``, pretrained weights
+            under ``pretrained/``, workers' output under ``logs/``.
+        workers: how many segments run at once.
+        plugins: the (kind, name, distribution, version) that workers must find alike.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        objectives: names of static and alone metrics that are wanted.
+        options: the executor's own options from the study file.
+    """
+
+    task: Any
+    folder: Path
+    workers: int
+    plugins: Sequence[tuple[str, str, str, str]]
+    device: str = "auto"
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Executor(Plugin, ABC):
+    """Runs jobs on `capacity` workers. Used by one thread."""
+
+    kind: ClassVar[str] = "executor"
+    virtual_clock: ClassVar[bool] = False
+
+    @abstractmethod
+    def open(self, context: ExecutionContext) -> None:
+        """Bring the workers up. Raises `PluginError` with a message for people."""
+
+    @property
+    @abstractmethod
+    def free(self) -> int:
+        """How many more jobs may be submitted now."""
+
+    @abstractmethod
+    def submit(self, job: Job) -> None:
+        """Hand a job to a free worker. A worker that holds the trial warm is preferred."""
+
+    @abstractmethod
+    def poll(self, timeout: float) -> list[Report]:
+        """Reports that have arrived, in order per job; waits up to `timeout` seconds for the
+        first."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Ask running segments to freeze at the end of the unit they are in."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the workers; idempotent."""
+
+    def now(self) -> float | None:
+        """Virtual seconds since `open` if `virtual_clock`, else None."""
+        return None

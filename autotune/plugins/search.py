@@ -1,0 +1,373 @@
+"""Contracts of the parts that decide: proposer, forecaster, policy; the decisions they take and
+the events they fold.
+
+Everything here is a value. A decision's key is (study seed, decision number), so whoever needs
+randomness calls ``Key.generator()``; no generator, clock or file is ever held.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autotune.plugins.base import Plugin
+from autotune.space import Configuration, Space
+
+if TYPE_CHECKING:
+    from autotune.plugins.trials import Trials
+
+Direction = Literal["minimize", "maximize"]
+FloatArray: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One thing to optimise.
+
+    Args:
+        name: the metric's key, as the task reports it.
+        direction: whether less or more is better.
+        kind: ``curve`` changes with training, ``static`` is measured once per trial,
+            ``evaluation`` depends on the evaluation configuration.
+        unit: for people, e.g. ``ms``.
+        alone: measured with no other segment running (latency).
+        bounds: the metric's range where known, e.g. (0, 1).
+    """
+
+    name: str
+    direction: Direction
+    kind: Literal["curve", "static", "evaluation"]
+    unit: str = ""
+    alone: bool = False
+    bounds: tuple[float, float] | None = None
+
+    @property
+    def sign(self) -> float:
+        """Multiplying by it makes less better."""
+        return 1.0 if self.direction == "minimize" else -1.0
+
+
+_KNOWN = {
+    o.name: o
+    for o in (
+        Objective("validation_loss", "minimize", "curve"),
+        Objective("validation_accuracy", "maximize", "curve", bounds=(0.0, 1.0)),
+        Objective("shifted_accuracy", "maximize", "evaluation", bounds=(0.0, 1.0)),
+        Objective("shifted_loss", "minimize", "evaluation"),
+        Objective("latency_ms", "minimize", "evaluation", unit="ms", alone=True),
+        Objective("trainable_parameters", "minimize", "static"),
+        Objective("parameters", "minimize", "static"),
+    )
+}
+
+
+def known_objectives() -> dict[str, Objective]:
+    """The objectives that a study may name without describing them: what `TorchTask` reports."""
+    return dict(_KNOWN)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent; the first limit reached ends the search. Units are epochs or steps,
+    as the task counts. Seconds count from the study's start, time while no driver ran
+    excluded."""
+
+    units: int | None = None
+    trials: int | None = None
+    seconds: float | None = None
+    evaluations: int | None = None
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """What the deciding parts know from the start. `space` is the resolved training space;
+    `evaluation_space` holds the choices that affect only evaluation."""
+
+    space: Space
+    evaluation_space: Space
+    objectives: tuple[Objective, ...]
+    horizon: int
+    budget: Budget
+    seed: int
+    workers: int = 1
+    first: tuple[Configuration, ...] = ()
+
+    @property
+    def objective(self) -> Objective:
+        """The curve objective that drives training: the first of kind ``curve``."""
+        return next(o for o in self.objectives if o.kind == "curve")
+
+
+# --- decisions ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Start:
+    """Train a new configuration from nothing to unit `to`. `horizon` is in units;
+    `bound_from` as in `Schedule.bound_from`, of the composed configuration (filled in by the
+    study, not the policy)."""
+
+    trial: int
+    configuration: Configuration
+    horizon: int
+    to: int
+    bound_from: float | None = None
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """Train a frozen trial on to unit `to`."""
+
+    trial: int
+    to: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run a frozen trial's newest checkpoint over the shifted stream under one evaluation
+    configuration."""
+
+    trial: int
+    step: int
+    evaluation: Configuration
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure what must be measured alone (latency) for one evaluated point; the study lets
+    every other segment end first."""
+
+    trial: int
+    step: int
+    evaluation: Configuration
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do until another event arrives. Only allowed while something is in flight.
+    Not recorded."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the study."""
+
+    reason: str
+
+
+Decision: TypeAlias = Start | Thaw | Evaluate | Measure | Wait | Stop
+
+# --- events ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision was taken and is about to be carried out. `number` counts decisions."""
+
+    number: int
+    decision: Start | Thaw | Evaluate | Measure | Stop
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A trial completed unit `step` (1-based); `seconds` is the cost of that unit."""
+
+    trial: int
+    step: int
+    metrics: Mapping[str, float]
+    seconds: float
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A segment ended with its checkpoint on durable storage, at unit `step`. `static` holds
+    what was measured once for the trial; `exact` is False after a thaw on another CPU type,
+    library version or thread count."""
+
+    trial: int
+    step: int
+    checkpoint: str
+    static: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    exact: bool = True
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation or measurement ended. `select` holds metrics of the part of the shifted
+    stream that choices are made on, `report` of the other part; `spread` a metric's
+    half-width of uncertainty, within which differences do not count."""
+
+    trial: int
+    step: int
+    evaluation: Configuration
+    select: Mapping[str, float]
+    report: Mapping[str, float]
+    spread: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A segment (or evaluation, if `evaluation` is given) failed for a reason of its own and
+    would fail again: the trial is not tried again."""
+
+    trial: int
+    step: int
+    cause: Literal["not_finite", "out_of_memory", "error", "worker_died", "timeout", "disk"]
+    message: str
+    evaluation: Configuration | None = None
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A segment or evaluation in flight was lost through no fault of the configuration (its
+    worker or the driver died). The trial stands at its last frozen step."""
+
+    trial: int
+    message: str
+    evaluation: Configuration | None = None
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The driver came back; whatever was in flight is lost."""
+
+    at: float = 0.0
+
+
+Event: TypeAlias = Decided | Observed | Frozen | Evaluated | Failed | Lost | Restarted
+
+
+@dataclass(frozen=True)
+class Key:
+    """Identifies one decision; the only source of randomness in `decide`."""
+
+    seed: int
+    number: int
+
+    def generator(self, *stream: int) -> np.random.Generator:
+        """A fresh generator that depends on nothing but the key and `stream`."""
+        return np.random.default_rng([self.seed, self.number, *stream])
+
+
+# --- the parts ------------------------------------------------------------------------------
+
+
+
+class Proposer(Plugin, ABC):
+    """Suggests configurations of the training space."""
+
+    kind: ClassVar[str] = "proposer"
+
+    def initial(self, context: SearchContext) -> Any:
+        """State before any event."""
+        return None
+
+    def observe(self, state: Any, event: Event, trials: Trials) -> Any:
+        """State after `event`; may change `state` in place. `trials` has folded it already."""
+        return state
+
+    @abstractmethod
+    def propose(
+        self, context: SearchContext, state: Any, trials: Trials, key: Key, count: int
+    ) -> list[Configuration]:
+        """`count` allowed configurations; does not change `state`."""
+
+
+class Forecast(ABC):
+    """Predictive distributions, one per query, of the primary objective in its own units,
+    oriented so that less is better (maximised metrics are negated)."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def probability_below(self, threshold: float | FloatArray) -> FloatArray:
+        """P(value < threshold), shape (queries,)."""
+
+    @abstractmethod
+    def quantile(self, probability: float) -> FloatArray:
+        """Quantiles, shape (queries,)."""
+
+    @abstractmethod
+    def mean(self) -> FloatArray:
+        """Means, shape (queries,)."""
+
+    @abstractmethod
+    def log_density(self, value: FloatArray) -> FloatArray:
+        """Log density at `value` (queries,), shape (queries,)."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """Asks for the primary objective at unit `step`: of a trial, or of a new configuration."""
+
+    step: int
+    trial: int | None = None
+    configuration: Configuration | None = None
+
+
+class Forecaster(Plugin, ABC):
+    """Predicts the rest of learning curves."""
+
+    kind: ClassVar[str] = "forecaster"
+
+    def initial(self, context: SearchContext) -> Any:
+        """State before any event."""
+        return None
+
+    def observe(self, state: Any, event: Event, trials: Trials) -> Any:
+        """State after `event`; may change `state` in place."""
+        return state
+
+    @abstractmethod
+    def forecast(
+        self, context: SearchContext, state: Any, trials: Trials, queries: Sequence[Query]
+    ) -> Forecast:
+        """Predictive distributions for the queries."""
+
+
+ProposeFunction: TypeAlias = Callable[[int], list[Configuration]]
+"""``propose(count)``: what the study's proposers suggest (the user's first, then the rest)."""
+
+ForecastFunction: TypeAlias = Callable[[Sequence[Query]], Forecast]
+"""``forecast(queries)``: the study's forecaster on the present state."""
+
+
+class Policy(Plugin, ABC):
+    """Decides what the next free worker trains. Budgets, failures, evaluation and measurement
+    are the search's business (`autotune.decide.search`), not the policy's."""
+
+    kind: ClassVar[str] = "policy"
+
+    def initial(self, context: SearchContext) -> Any:
+        """State before any event."""
+        return None
+
+    def observe(self, context: SearchContext, state: Any, event: Event, trials: Trials) -> Any:
+        """State after `event`; may change `state` in place."""
+        return state
+
+    @abstractmethod
+    def decide(
+        self,
+        context: SearchContext,
+        state: Any,
+        propose: ProposeFunction,
+        forecast: ForecastFunction,
+        trials: Trials,
+        key: Key,
+    ) -> Start | Thaw | Wait | Stop:
+        """What the free worker does next. Pure: changes nothing."""

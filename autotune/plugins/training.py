@@ -1,0 +1,195 @@
+"""Contracts of the four kinds that act on a user's model: optimizer, schedule, adapter, TTA.
+
+State: every object here may keep tensors and plain values between calls. `state_dict` returns
+them (tensors, numbers, strings, None, and dicts and lists of these, nothing else), and
+`load_state_dict` on a fresh object, built from the same configuration and prepared in the same
+way, continues bit for bit. All randomness comes from the generator handed in, or from torch's
+global generators, which the engine freezes and thaws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autotune.plugins.base import Plugin
+
+
+class Optimizer(Plugin):
+    """Builds a torch optimizer. Parameter groups carry their base rate in ``lr``.
+
+    `needs` may name ``"closure"`` (step re-evaluates the loss), ``"loss"`` (step is given the
+    loss value), ``"second_order"`` (backward with create_graph), ``"per_sample_gradients"``.
+    """
+
+    kind: ClassVar[str] = "optimizer"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        """The optimizer over the trainable parameters, each with its dotted name."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, before the step about to be taken. Counts samples, so that a
+    changing batch size moves nothing.
+
+    Args:
+        samples: training samples seen so far.
+        horizon_samples: samples that the trial's horizon amounts to.
+        samples_per_epoch: samples in one pass over the training data.
+        steps: optimizer steps taken so far.
+        batch_size: size of the coming batch (all accumulated micro-batches together).
+    """
+
+    samples: int
+    horizon_samples: int
+    samples_per_epoch: int
+    steps: int
+    batch_size: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the horizon that lies behind, in [0, 1]."""
+        return min(1.0, self.samples / max(1, self.horizon_samples))
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training data so far."""
+        return self.samples / max(1, self.samples_per_epoch)
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Measurements of the previous step, None where not asked for through `Schedule.needs`."""
+
+    gradient_norm: float | None = None
+    per_sample_gradient_variance: float | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a schedule commands for the coming step.
+
+    Args:
+        factor: multiplies every parameter group's base learning rate.
+        group_factors: further factors by the group's ``name``, where groups have one.
+        batch_size: the batch size from the next batch on, if the schedule governs it.
+    """
+
+    factor: float = 1.0
+    group_factors: Mapping[str, float] = field(default_factory=dict)
+    batch_size: int | None = None
+
+
+class Schedule(Plugin):
+    """A controller asked before each step. `needs` may name ``"gradient_norm"`` or
+    ``"per_sample_gradient_variance"``."""
+
+    kind: ClassVar[str] = "schedule"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def bound_from(self) -> float | None:
+        """The share of the horizon from which on the schedule depends on the horizon: None if
+        it never does (constant), 0.0 if it does from the first step (cosine), 0.9 for a
+        schedule that is constant until its last tenth."""
+        return None
+
+    def control(self, progress: Progress, signals: Signals) -> Control:
+        """The learning-rate factors (and batch size) for the step at `progress`."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `control` remembers; empty for a pure function of progress."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+
+
+@dataclass(frozen=True)
+class AdapterContext:
+    """What an adapter may use when it is applied.
+
+    Args:
+        head: name prefixes of freshly initialised parts; they stay trainable and unwrapped.
+        generator: for the initial values of new weights.
+        calibration: batches of training inputs, for adapters that look at activations.
+    """
+
+    head: tuple[str, ...]
+    generator: torch.Generator
+    calibration: Iterable[Any] = ()
+
+    def in_head(self, name: str) -> bool:
+        """Whether the dotted module or parameter name belongs to the head."""
+        return any(name == prefix or name.startswith(prefix + ".") for prefix in self.head)
+
+
+class Adapter(Plugin):
+    """Makes a pretrained model trainable in few parameters."""
+
+    kind: ClassVar[str] = "adapter"
+
+    def bound_from(self) -> float | None:
+        """As `Schedule.bound_from`: rank budgets that shrink towards the horizon are bound."""
+        return None
+
+    def apply(self, model: nn.Module, context: AdapterContext) -> nn.Module:
+        """The adapted model, changed in place or wrapped. Only the adapter's own parameters
+        and the head require gradients afterwards."""
+        raise NotImplementedError
+
+    def after_backward(self, progress: Progress) -> None:
+        """Hook between backward and the optimizer's step."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Hook after the optimizer's step."""
+
+    def extra_loss(self) -> Tensor | None:
+        """A scalar added to the training loss, or None."""
+        return None
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """A model of the original architecture and the same function, the adapter folded in.
+        An adapter that cannot be folded (a non-linear bottleneck) returns `model` as it is."""
+        return model
+
+    def state_dict(self) -> dict[str, Any]:
+        """State beside the model's own parameters and buffers (which the engine keeps)."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+
+
+class TTA(Plugin):
+    """Test-time adaptation: predicts a stream of unlabelled batches, adapting as it goes."""
+
+    kind: ClassVar[str] = "tta"
+
+    def prepare(self, model: nn.Module, source: Iterable[Any]) -> None:
+        """Take the trained model (a private copy, changed at will) and, if wanted, batches of
+        source inputs. Called once, before `predict`."""
+        raise NotImplementedError
+
+    def predict(self, inputs: Any) -> Tensor:
+        """Logits of shape (batch, classes) for one batch, adapting to it. No gradients."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Return to the state after `prepare`."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The adapted state: model parameters and buffers included."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict` on a prepared object."""
+        raise NotImplementedError

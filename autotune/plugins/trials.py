@@ -1,0 +1,196 @@
+"""The trials of a study as a fold of its events: what every deciding part looks at.
+
+`Trials.observe` does constant work an event. It holds no policy: which trial is worth thawing
+is not its business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from autotune.plugins.search import (
+    Decided,
+    Decision,
+    Evaluate,
+    Evaluated,
+    Event,
+    Failed,
+    FloatArray,
+    Frozen,
+    Lost,
+    Measure,
+    Objective,
+    Observed,
+    Restarted,
+    Start,
+    Thaw,
+)
+from autotune.space import Configuration, Space
+
+Status = Literal["running", "frozen", "new", "done", "failed"]
+
+
+@dataclass
+class Trial:
+    """One configuration, its curve and its frozen state.
+
+    `steps` and `values` are the primary objective's curve in its own units; `metrics` all
+    metrics by step. `frozen` is the last unit with a durable checkpoint (0: none), `target`
+    where the segment in flight goes (None: none in flight). `new` is a trial whose only
+    segment was lost before its first checkpoint.
+    """
+
+    number: int
+    configuration: Configuration
+    encoded: FloatArray
+    mask: np.ndarray
+    horizon: int
+    bound_from: float | None = None
+    status: Status = "running"
+    target: int | None = None
+    frozen: int = 0
+    checkpoint: str | None = None
+    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    static: dict[str, float] = field(default_factory=dict)
+    evaluations: list[Evaluated] = field(default_factory=list)
+    evaluating: list[Configuration] = field(default_factory=list)
+    failure: Failed | None = None
+    losses: int = 0
+    exact: bool = True
+    segments: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        """The last unit observed."""
+        return max(self.metrics, default=0)
+
+    def curve(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one metric, in order of steps."""
+        steps = sorted(step for step, values in self.metrics.items() if name in values)
+        return steps, [self.metrics[step][name] for step in steps]
+
+
+class Trials:
+    """All trials, by number; and what has been spent."""
+
+    def __init__(self, space: Space, objectives: tuple[Objective, ...]) -> None:
+        self.space = space
+        self.objectives = objectives
+        self.objective = next(o for o in objectives if o.kind == "curve")
+        self.all: dict[int, Trial] = {}
+        self.units = 0
+        self.train_seconds = 0.0
+        self.at = 0.0
+        self.decisions = 0
+        self.in_flight: dict[int, Decision] = {}
+        self.evaluations = 0
+        self.best: tuple[float, int, int] | None = None
+
+    def __getitem__(self, number: int) -> Trial:
+        return self.all[number]
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """The primary objective, oriented so that less is better; NaN where missing."""
+        return self.objective.sign * metrics.get(self.objective.name, math.nan)
+
+    def scores(self, number: int) -> tuple[FloatArray, FloatArray]:
+        """Steps and oriented values of a trial's curve, both shape (observations,)."""
+        steps, values = self.all[number].curve(self.objective.name)
+        return np.asarray(steps, dtype=np.float64), self.objective.sign * np.asarray(
+            values, dtype=np.float64
+        )
+
+    def observe(self, event: Event) -> None:
+        """Fold one event."""
+        self.at = max(self.at, event.at)
+        match event:
+            case Decided(number=number, decision=decision):
+                self.decisions = number + 1
+                self._decided(decision)
+            case Observed():
+                trial = self.all[event.trial]
+                repeated = event.step in trial.metrics
+                trial.metrics[event.step] = dict(event.metrics)
+                trial.seconds[event.step] = event.seconds
+                self.train_seconds += event.seconds
+                if not repeated:
+                    self.units += 1
+                    score = self.score(event.metrics)
+                    if math.isfinite(score) and (self.best is None or score < self.best[0]):
+                        self.best = (score, event.trial, event.step)
+            case Frozen():
+                trial = self.all[event.trial]
+                trial.segments.append((trial.frozen, event.step))
+                trial.frozen, trial.checkpoint = event.step, event.checkpoint
+                trial.static = {**trial.static, **event.static}
+                trial.exact = trial.exact and event.exact
+                trial.target = None
+                trial.status = "done" if event.step >= trial.horizon else "frozen"
+                self.in_flight.pop(event.trial, None)
+            case Evaluated():
+                trial = self.all[event.trial]
+                trial.evaluations.append(event)
+                self._end_evaluation(trial, event.evaluation)
+                self.evaluations += 1
+            case Failed():
+                trial = self.all[event.trial]
+                if event.evaluation is not None:
+                    self._end_evaluation(trial, event.evaluation)
+                else:
+                    trial.failure, trial.status, trial.target = event, "failed", None
+                    self.in_flight.pop(event.trial, None)
+            case Lost():
+                self._lose(self.all[event.trial], event.evaluation)
+            case Restarted():
+                for number in list(self.in_flight):
+                    self._lose(self.all[number], None)
+                for trial in self.all.values():
+                    trial.evaluating.clear()
+
+    def _decided(self, decision: Decision) -> None:
+        match decision:
+            case Start(trial=number, configuration=configuration):
+                encoded, mask = self.space.encode(configuration)
+                self.all[number] = Trial(
+                    number,
+                    configuration,
+                    encoded,
+                    mask,
+                    decision.horizon,
+                    decision.bound_from,
+                    target=decision.to,
+                )
+                self.in_flight[number] = decision
+            case Thaw(trial=number, to=to):
+                self.all[number].target = to
+                self.all[number].status = "running"
+                self.in_flight[number] = decision
+            case Evaluate(trial=number, evaluation=evaluation) | Measure(
+                trial=number, evaluation=evaluation
+            ):
+                self.all[number].evaluating.append(evaluation)
+            case _:
+                pass
+
+    def _lose(self, trial: Trial, evaluation: Configuration | None) -> None:
+        if evaluation is not None:
+            self._end_evaluation(trial, evaluation)
+            return
+        trial.losses += 1
+        trial.target = None
+        trial.status = "frozen" if trial.frozen else "new"
+        self.in_flight.pop(trial.number, None)
+
+    @staticmethod
+    def _end_evaluation(trial: Trial, evaluation: Configuration) -> None:
+        if evaluation in trial.evaluating:
+            trial.evaluating.remove(evaluation)
