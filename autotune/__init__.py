@@ -1,0 +1,1 @@
+"""autotune: freeze-thaw AutoML for PyTorch."""

@@ -1,0 +1,1 @@
+"""The bundled plugins, imported as ``autotune_plugins``; registered like anyone's."""
