@@ -6,10 +6,10 @@ The text is `pydoc_data.topics`, which ships with Python (what ``help("assignmen
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pydoc_data.topics import topics
 from typing import Any
 
 import torch
-from pydoc_data.topics import topics
 from torch import Tensor, nn
 from torch.nn import functional
 
