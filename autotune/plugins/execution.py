@@ -70,7 +70,11 @@ class Unit:
 @dataclass(frozen=True)
 class Done:
     """The job ended well. A training job's checkpoint is on durable storage by now.
-    `step` may be short of the job's target after `Executor.interrupt`."""
+    `step` may be short of the job's target after `Executor.interrupt`.
+
+    A training job that began at 0 carries `static`. Of an evaluation job, ``stream`` fills
+    `select` and `report` with the metrics of the two parts, ``alone`` both with
+    ``latency_ms`` and `spread` with its half-width, ``test`` only `report`."""
 
     identifier: int
     step: int
@@ -118,7 +122,9 @@ class ExecutionContext:
         workers: how many segments run at once.
         plugins: the (kind, name, distribution, version) that workers must find alike.
         device: ``cpu``, ``cuda`` or ``auto``.
-        objectives: names of static and alone metrics that are wanted.
+        objective: the curve metric that drives the search. A unit that does not report it is
+            an error of the task; one where it is NaN or infinite ends the segment with the
+            cause ``not_finite``. None: not checked.
         options: the executor's own options from the study file.
     """
 
@@ -128,6 +134,7 @@ class ExecutionContext:
     plugins: Sequence[tuple[str, str, str, str]]
     device: str = "auto"
     seed: int = 0
+    objective: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
