@@ -1,0 +1,175 @@
+"""What a study is before its first event: written once to the record, compared on resuming.
+
+With the header and the events, everything about a study can be told without its task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from autotune.plugins.search import Budget, Objective, SearchContext
+from autotune.space import Configuration, Space
+
+SEARCH_DEFAULTS = {"policy": "freeze_thaw", "proposer": "tpe", "forecaster": "parametric"}
+
+
+class StudyError(Exception):
+    """A study cannot be begun, resumed or read; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """A study's description.
+
+    Args:
+        name: of the study and of its folder.
+        created: UTC time in ISO format.
+        task: the task's importable address, or None if it was handed over as an object.
+        task_name: the task in words, for messages.
+        unit: what a step of a trial counts.
+        space: as the user gave it, with "all plugins of a kind" unresolved.
+        resolved: the same with every plugin choice resolved; what the search works on.
+        first: the user's own configurations, completed with defaults.
+        search: by part (policy, proposer, forecaster) its name and hyperparameters.
+        executor: the executor's name and options.
+        plugins: (kind, name, distribution, version) of every plugin the study may use.
+        left_out: (kind, name, reason) of every plugin that cannot work with the task's model.
+        fingerprint: digest of the task's data.
+        versions: of autotune, torch and Python when the study began.
+        source: the study file, if it came from one.
+    """
+
+    name: str
+    created: str
+    task: str | None
+    task_name: str
+    unit: Literal["epoch", "step"]
+    space: Space
+    resolved: Space
+    objectives: tuple[Objective, ...]
+    budget: Budget
+    horizon: int
+    seed: int
+    workers: int
+    device: str
+    first: tuple[Configuration, ...]
+    search: Mapping[str, Mapping[str, Any]]
+    executor: Mapping[str, Any]
+    plugins: tuple[tuple[str, str, str, str], ...]
+    left_out: tuple[tuple[str, str, str], ...]
+    fingerprint: str
+    versions: Mapping[str, str]
+    source: str | None = None
+
+    def context(self) -> SearchContext:
+        """What the deciding parts are told."""
+        training, evaluation = self.resolved.split()
+        return SearchContext(
+            space=training,
+            evaluation_space=evaluation,
+            objectives=self.objectives,
+            horizon=self.horizon,
+            budget=self.budget,
+            seed=self.seed,
+            workers=self.workers,
+            first=tuple(self.resolved.split_configuration(c)[0] for c in self.first),
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            **plain,
+            "space": self.space.to_plain(),
+            "resolved": self.resolved.to_plain(),
+            "objectives": [asdict(objective) for objective in self.objectives],
+            "budget": asdict(self.budget),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Header:
+        """Inverse of `to_plain`, also after a passage through JSON."""
+        objectives = []
+        for values in plain["objectives"]:
+            bounds = values.get("bounds")
+            objectives.append(Objective(**{**values, "bounds": tuple(bounds) if bounds else None}))
+        return cls(
+            **{
+                **plain,
+                "space": Space.from_plain(plain["space"]),
+                "resolved": Space.from_plain(plain["resolved"]),
+                "objectives": tuple(objectives),
+                "budget": Budget(**plain["budget"]),
+                "first": tuple(plain["first"]),
+                "plugins": tuple(tuple(row) for row in plain["plugins"]),
+                "left_out": tuple(tuple(row) for row in plain["left_out"]),
+            }
+        )
+
+
+def differences(recorded: Header, now: Header) -> list[str]:
+    """How a study differs from what its record says, in words; empty if it may go on as it was.
+
+    Looks at what would change the meaning of recorded observations: task, data, plugins and
+    space. Plugins that were installed since do not matter: the study keeps to its own.
+    """
+    found = []
+    if recorded.task != now.task:
+        found.append(f"task: was {_said(recorded.task)}, now {_said(now.task)}")
+    if recorded.fingerprint != now.fingerprint:
+        found.append(
+            f"data: the task's fingerprint was {recorded.fingerprint or 'empty'}, "
+            f"now {now.fingerprint or 'empty'}"
+        )
+    installed = {(kind, name): (source, version) for kind, name, source, version in now.plugins}
+    for kind, name, source, version in recorded.plugins:
+        if (present := installed.get((kind, name))) is None:
+            found.append(f"{kind} {name!r}: was of {source} {version}, now missing")
+        elif present != (source, version):
+            found.append(
+                f"{kind} {name!r}: was of {source} {version}, now {present[0]} {present[1]}"
+            )
+    found += [f"space: {line}" for line in _changes(_plain(recorded), _plain(now))]
+    return found
+
+
+def _plain(header: Header) -> Any:
+    return header.resolved.to_plain()
+
+
+def _said(address: str | None) -> str:
+    return "given as an object" if address is None else address
+
+
+def _changes(was: Any, now: Any, path: str = "") -> Iterator[str]:
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in [*was, *(key for key in now if key not in was)]:
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in now:
+                yield f"{inner}: was {was[key]!r}, now missing"
+            elif key not in was:
+                yield f"{inner}: was missing, now {now[key]!r}"
+            else:
+                yield from _changes(was[key], now[key], inner)
+    elif was != now:
+        yield f"{path}: was {was!r}, now {now!r}"
+
+
+def unstarted(folder: Path) -> str:
+    """What to say of a folder whose study never began."""
+    return (
+        f"nothing was recorded in {folder} (killed while starting up?), so there is nothing to "
+        f"go on with: run the study again"
+    )
+
+
+def with_workers(header: Header, workers: int | None, device: str | None) -> Header:
+    """The header with other means of execution, which do not change what is searched."""
+    return replace(
+        header,
+        workers=header.workers if workers is None else workers,
+        device=header.device if device is None else device,
+    )

@@ -1,0 +1,309 @@
+"""What came out of a study, told from its record alone: best configuration, front, curves,
+checkpoints. The task is imported only when a model is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autotune import record
+from autotune.header import Header, StudyError
+from autotune.pareto import non_dominated
+from autotune.plugins.search import Evaluated, Event, Frozen, Objective, SearchContext
+from autotune.plugins.trials import Trials
+from autotune.space import Configuration
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Curve = tuple[list[int], list[float]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trained checkpoint under one evaluation configuration: what a front is made of.
+
+    Args:
+        trial: its number; step: the unit that the checkpoint stands at.
+        configuration: the whole configuration, training and evaluation choices together.
+        training: the part that training sees; evaluation: the rest.
+        metrics: by name, as the search saw them: the curve at `step`, what was measured once,
+            and the part of the shifted stream that choices are made on.
+        reported: the same with the shifted stream's other part, which no choice has seen.
+        spread: half-widths of uncertainty by metric, where known.
+        checkpoint: as the checkpoint store names it.
+    """
+
+    trial: int
+    step: int
+    configuration: Configuration
+    training: Configuration
+    evaluation: Configuration
+    metrics: Mapping[str, float]
+    reported: Mapping[str, float]
+    spread: Mapping[str, float]
+    checkpoint: str
+    _view: StudyView = field(repr=False, compare=False)
+
+    def load_model(self, task: Any = None) -> nn.Module:
+        """The trained model, in eval mode on the CPU, adapters folded in where they can be.
+
+        Args:
+            task: needed only if the study's task was handed over as an object, in another
+                session than this one.
+
+        Raises:
+            StudyError: if the task has no importable name and none is given, or it keeps no
+                torch model (a `Trainable`).
+        """
+        from autotune.execution import load_run
+
+        view = self._view
+        given = view.task if task is None else task
+        if given is None:
+            given = view.header.task
+        if given is None:
+            raise StudyError(
+                f"the task of study {view.name!r} was handed over as an object, which is not "
+                f"kept: pass it, as in load_model(task=task)"
+            )
+        model = load_run(view.folder, view.header, given, self).model()
+        if model is None:
+            raise StudyError(
+                f"the task of study {view.name!r} ({view.header.task_name}) keeps no torch model "
+                f"that could be handed out"
+            )
+        return model
+
+
+def _key(trial: int, step: int, evaluation: Configuration) -> tuple[int, int, str]:
+    return trial, step, json.dumps(evaluation, sort_keys=True)
+
+
+class Checkpoints:
+    """A fold of events: every checkpoint that was written, and which of them are needed."""
+
+    def __init__(self, trials: Trials) -> None:
+        self.trials = trials
+        self.frozen: dict[int, dict[int, str]] = {}
+        self.evaluated: dict[tuple[int, int, str], Evaluated] = {}
+        self._curve = [o for o in trials.objectives if o.kind == "curve"]
+
+    def observe(self, event: Event) -> None:
+        """Fold one event; `trials` has folded it already."""
+        match event:
+            case Frozen(trial=trial, step=step, checkpoint=name):
+                self.frozen.setdefault(trial, {})[step] = name
+            case Evaluated():
+                key = _key(event.trial, event.step, event.evaluation)
+                before = self.evaluated.get(key)
+                self.evaluated[key] = event if before is None else _merged(before, event)
+
+    def needed(self) -> dict[int, dict[int, str]]:
+        """By trial and step, the checkpoints that something still needs: the newest of every
+        trial (it may be thawed), those behind an evaluated point (they never go), and those
+        that no other of the same trial beats in every curve objective (they may be the best)."""
+        evaluated = {(trial, step) for trial, step, _ in self.evaluated}
+        kept: dict[int, dict[int, str]] = {}
+        for trial, by_step in self.frozen.items():
+            steps = sorted(step for step in by_step if step > 0)
+            metrics = self.trials[trial].metrics
+            values = np.array(
+                [
+                    [o.sign * metrics.get(step, {}).get(o.name, math.nan) for o in self._curve]
+                    for step in steps
+                ]
+            ).reshape(len(steps), len(self._curve))
+            best = non_dominated(values)
+            kept[trial] = {
+                step: by_step[step]
+                for step, good in zip(steps, best, strict=True)
+                if good or step == steps[-1] or (trial, step) in evaluated
+            }
+        return kept
+
+
+def _merged(first: Evaluated, second: Evaluated) -> Evaluated:
+    # The shifted stream and latency are measured by different jobs.
+    return Evaluated(
+        second.trial,
+        second.step,
+        second.evaluation,
+        {**first.select, **second.select},
+        {**first.report, **second.report},
+        {**first.spread, **second.spread},
+        first.seconds + second.seconds,
+        second.at,
+    )
+
+
+def points_of(view: StudyView, checkpoints: Checkpoints) -> list[Point]:
+    """Every kept checkpoint under every evaluation configuration it was evaluated with; one
+    that was not evaluated stands under the default one. In order of trial and step."""
+    evaluations: dict[tuple[int, int], list[Evaluated]] = {}
+    for event in checkpoints.evaluated.values():
+        evaluations.setdefault((event.trial, event.step), []).append(event)
+    default = view.context.evaluation_space.default()
+    points = []
+    for number, by_step in sorted(checkpoints.needed().items()):
+        trial = view.trials[number]
+        for step, name in by_step.items():
+            plain = {**trial.metrics.get(step, {}), **trial.static}
+            unevaluated = Evaluated(number, step, default, {}, {})
+            for event in evaluations.get((number, step), [unevaluated]):
+                points.append(
+                    Point(
+                        trial=number,
+                        step=step,
+                        configuration=view.header.resolved.join(
+                            trial.configuration, event.evaluation
+                        ),
+                        training=trial.configuration,
+                        evaluation=event.evaluation,
+                        metrics={**plain, **event.select},
+                        reported={**plain, **event.select, **event.report},
+                        spread=event.spread,
+                        checkpoint=name,
+                        _view=view,
+                    )
+                )
+    return points
+
+
+def best_of(points: Iterable[Point], context: SearchContext) -> Point | None:
+    """The point with the best primary objective; of several evaluation configurations of one
+    checkpoint, the best in the first evaluation objective that need not be measured alone;
+    of equals the earliest. None if no point has a finite value."""
+    second = next((o for o in context.objectives if o.kind == "evaluation" and not o.alone), None)
+
+    def rank(point: Point) -> tuple[float, int, int, float]:
+        return (
+            _score(context.objective, point.metrics),
+            point.trial,
+            point.step,
+            _score(second, point.metrics) if second else 0.0,
+        )
+
+    best = min(points, key=rank, default=None)
+    return best if best is not None and math.isfinite(rank(best)[0]) else None
+
+
+def _score(objective: Objective, metrics: Mapping[str, float]) -> float:
+    value = objective.sign * metrics.get(objective.name, math.inf * objective.sign)
+    return math.inf if math.isnan(value) else value
+
+
+def front_of(points: list[Point], objectives: tuple[Objective, ...]) -> list[Point]:
+    """The points that have every objective and that no other dominates by more than both
+    spreads, by the first objective, best first."""
+    if not points:
+        return []
+    values = [[p.metrics.get(o.name, math.nan) for o in objectives] for p in points]
+    spread = [[p.spread.get(o.name, 0.0) for o in objectives] for p in points]
+    on_front = non_dominated(values, [o.sign for o in objectives], spread)
+    chosen = [point for point, good in zip(points, on_front, strict=True) if good]
+    return sorted(chosen, key=lambda p: (_score(objectives[0], p.metrics), p.trial, p.step))
+
+
+class StudyView:
+    """A study as its record tells it. Made without importing the task; does not change.
+
+    Attributes:
+        folder: the study's folder.
+        name: of the study.
+        header: what it was begun with.
+        context: what its deciding parts are told.
+        events: all of them, in order.
+        trials: the fold of the events.
+        meta: the record's further entries; ``winner`` and ``finished`` once there are any.
+        task: the task object, where the view was made by `tune` or `resume`; else None.
+    """
+
+    def __init__(self, folder: Path, task: Any = None) -> None:
+        """Raises `record.RecordError` if there is no readable record."""
+        self.folder = folder
+        self.events, self.meta = record.read(folder)
+        self.header: Header = Header.from_plain(self.meta["header"])
+        self.name = self.header.name
+        self.context: SearchContext = self.header.context()
+        self.task = task
+        self.trials = Trials(self.context.space, self.context.objectives)
+        checkpoints = Checkpoints(self.trials)
+        for event in self.events:
+            self.trials.observe(event)
+            checkpoints.observe(event)
+        self._checkpoints = checkpoints
+
+    @cached_property
+    def result(self) -> Result:
+        """What came out, so far or for good."""
+        return Result(self, points_of(self, self._checkpoints))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has stopped and its winner is scored."""
+        return "finished" in self.meta
+
+
+class Result:
+    """What a study found.
+
+    Attributes:
+        best: the `Point` with the best primary objective, None if nothing was trained.
+        pareto: the `Point`s that no other dominates, by the first objective.
+        points: all `Point`s with a checkpoint.
+        trials: all trials, the failed ones too.
+        test: the winner's metrics on the test split, looked at once; None until the search
+            has stopped.
+        reason: why the search stopped, in words; None while it has not.
+        folder: the study's folder.
+    """
+
+    def __init__(self, view: StudyView, points: list[Point]) -> None:
+        self.view = view
+        self.folder = view.folder
+        self.points = points
+        self.trials = view.trials
+        self.pareto = front_of(points, view.context.objectives)
+        winner = view.meta.get("winner")
+        self.test: dict[str, float] | None = winner.get("metrics") if winner else None
+        self.test_failure: str | None = winner.get("failure") if winner else None
+        self.reason: str | None = view.meta.get("finished", {}).get("reason")
+        self.best: Point | None = best_of(points, view.context)
+        if winner:
+            key = _key(winner["trial"], winner["step"], winner["evaluation"])
+            self.best = next(p for p in points if _key(p.trial, p.step, p.evaluation) == key)
+
+    @property
+    def curves(self) -> dict[int, dict[str, Curve]]:
+        """By trial and metric: steps and values."""
+        return {
+            number: {
+                name: trial.curve(name)
+                for name in sorted({name for values in trial.metrics.values() for name in values})
+            }
+            for number, trial in sorted(self.trials.all.items())
+        }
+
+    @property
+    def report(self) -> Path:
+        """Where the HTML report lies once it is written."""
+        return self.folder / "report.html"
+
+    def __repr__(self) -> str:
+        if self.best is None:
+            return f"Result({str(self.folder)!r}, nothing trained)"
+        name = self.view.context.objective.name
+        return (
+            f"Result({str(self.folder)!r}, {name}={self.best.metrics[name]:.6g} by trial "
+            f"{self.best.trial} at {self.view.header.unit} {self.best.step}, "
+            f"{len(self.pareto)} points on the front)"
+        )
