@@ -1,5 +1,7 @@
 """Plugins: their contracts, their discovery, and the check that they keep the contract."""
 
+from typing import TYPE_CHECKING, Any
+
 from autotune.plugins.base import API_VERSION, ModelInfo, Plugin, PluginError
 from autotune.plugins.training import (
     TTA,
@@ -12,11 +14,15 @@ from autotune.plugins.training import (
     Signals,
 )
 
+if TYPE_CHECKING:
+    from autotune.plugins.conformance import CheckFailure, check
+
 __all__ = [
     "API_VERSION",
     "TTA",
     "Adapter",
     "AdapterContext",
+    "CheckFailure",
     "Control",
     "ModelInfo",
     "Optimizer",
@@ -25,4 +31,14 @@ __all__ = [
     "Progress",
     "Schedule",
     "Signals",
+    "check",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The check trains models, so it alone looks at the engine above, and only when asked."""
+    if name in ("check", "CheckFailure"):
+        from autotune.plugins import conformance
+
+        return getattr(conformance, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -132,9 +132,14 @@ class AdapterContext:
 
 
 class Adapter(Plugin):
-    """Makes a pretrained model trainable in few parameters."""
+    """Makes a pretrained model trainable in few parameters.
+
+    `trains_base` says that weights of the model itself are among the adapter's own parameters
+    (full fine-tuning, biases only); an adapter that does not say so leaves them all frozen.
+    """
 
     kind: ClassVar[str] = "adapter"
+    trains_base: ClassVar[bool] = False
 
     def bound_from(self) -> float | None:
         """As `Schedule.bound_from`: rank budgets that shrink towards the horizon are bound."""
