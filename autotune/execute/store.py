@@ -1,0 +1,288 @@
+"""Checkpoints on disk: whole or absent, checked when read, never unpickled.
+
+A checkpoint is written under a temporary name, flushed to the disk, and renamed; its name carries
+a digest of its content, so a torn or altered file is noticed when it is loaded. Loading uses
+``weights_only=True``: a checkpoint can hold tensors and plain values, no code.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import re
+import secrets
+import shutil
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import torch
+
+_NAME = re.compile(r"trial-(\d{5,})-step-(\d{6,})-([0-9a-f]{32})\.pt")
+_TEMPORARY = ".unfinished-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class StoreError(Exception):
+    """A checkpoint cannot be written or read; the message says which and why."""
+
+
+class StoreFull(StoreError):
+    """There is no room for a checkpoint. Nothing was left behind."""
+
+
+class CheckpointDamaged(StoreError):
+    """A checkpoint is missing, torn or altered."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One checkpoint in a store; `size` in bytes."""
+
+    name: str
+    trial: int
+    step: int
+    size: int
+
+
+class Store(Protocol):
+    """Where a job runner keeps checkpoints."""
+
+    def save(self, trial: int, step: int, content: Mapping[str, Any]) -> str:
+        """Keep `content`; returns its name."""
+
+    def load(self, name: str) -> dict[str, Any]:
+        """The content saved under `name`."""
+
+
+class _DigestingWriter:
+    """What `torch.save` writes into: passes bytes on and digests them.
+
+    The first error is kept and later writes are swallowed, because an exception that crosses
+    torch's C++ writer loses its type.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.error is None:
+            try:
+                self._stream.write(data)
+                self._digest.update(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        if self.error is None:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self.error = error
+
+    def digest(self) -> str:
+        return self._digest.hexdigest()[:32]
+
+
+def checkpoint_name(trial: int, step: int, digest: str) -> str:
+    """The file name of a checkpoint; `digest` is 32 hexadecimal digits."""
+    return f"trial-{trial:05d}-step-{step:06d}-{digest}.pt"
+
+
+def parse_name(name: str) -> tuple[int, int, str]:
+    """(trial, step, digest) of a checkpoint's name. Raises `CheckpointDamaged` for any other."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise CheckpointDamaged(f"{name!r} is not the name of a checkpoint")
+    return int(match[1]), int(match[2]), match[3]
+
+
+def pack(trial: int, step: int, content: Mapping[str, Any]) -> tuple[str, bytes]:
+    """(name, bytes) of a checkpoint, for a worker that cannot see the study's folder."""
+    buffer = io.BytesIO()
+    writer = _write(content, buffer)
+    return checkpoint_name(trial, step, writer.digest()), buffer.getvalue()
+
+
+def unpack(name: str, data: bytes) -> dict[str, Any]:
+    """The content of `pack`. Raises `CheckpointDamaged` if the bytes are not those."""
+    digest = parse_name(name)[2]
+    if hashlib.sha256(data).hexdigest()[:32] != digest:
+        raise CheckpointDamaged(f"checkpoint {name} was altered: its content has another digest")
+    return _read(name, io.BytesIO(data))
+
+
+class CheckpointStore:
+    """The checkpoints of one study, flat in one folder.
+
+    Several processes may write at once; each file is written by one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def prepare(self) -> None:
+        """Make the folder, and remove what killed writers left unfinished. Only for the one
+        who knows that nobody else is writing: the driver, before its workers start."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob(f"{_TEMPORARY}*"):
+            path.unlink(missing_ok=True)
+
+    def path(self, name: str) -> Path:
+        """Where a checkpoint lies. Refuses what is not a checkpoint's name."""
+        parse_name(name)
+        return self.folder / name
+
+    def save(self, trial: int, step: int, content: Mapping[str, Any]) -> str:
+        """Write a checkpoint; it is durable when this returns its name.
+
+        Args:
+            content: tensors, plain values, and dicts and lists of these.
+
+        Raises:
+            StoreFull: there was no room; nothing is left behind.
+            StoreError: the content cannot be loaded again without running code, or the
+                folder cannot be written to.
+        """
+        refuse_code(content)
+
+        def write(stream: IO[bytes]) -> str:
+            writer = _write(content, stream)
+            return checkpoint_name(trial, step, writer.digest())
+
+        return self._place(write)
+
+    def put(self, name: str, data: bytes) -> str:
+        """Write a checkpoint that a worker packed elsewhere. Raises as `save` does."""
+        unpack(name, data)
+
+        def write(stream: IO[bytes]) -> str:
+            stream.write(data)
+            return name
+
+        return self._place(write)
+
+    def get(self, name: str) -> bytes:
+        """The bytes of a checkpoint, for a worker that cannot see this folder."""
+        try:
+            return self.path(name).read_bytes()
+        except OSError as error:
+            raise CheckpointDamaged(f"checkpoint {name} cannot be read: {error}") from error
+
+    def load(self, name: str) -> dict[str, Any]:
+        """A checkpoint's content, tensors on the CPU. Raises `CheckpointDamaged`."""
+        digest = parse_name(name)[2]
+        try:
+            with self.path(name).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
+                if found != digest:
+                    raise CheckpointDamaged(
+                        f"checkpoint {self.path(name)} is damaged: its content does not match "
+                        "the digest in its name"
+                    )
+                stream.seek(0)
+                return _read(name, stream)
+        except OSError as error:
+            raise CheckpointDamaged(
+                f"checkpoint {self.path(name)} cannot be read: {error}"
+            ) from error
+
+    def delete(self, name: str) -> None:
+        """Remove a checkpoint; one that is already gone is fine."""
+        self.path(name).unlink(missing_ok=True)
+
+    def list(self) -> list[Stored]:
+        """All checkpoints, by trial and step."""
+        found = []
+        for path in self.folder.glob("trial-*.pt"):
+            match = _NAME.fullmatch(path.name)
+            if match:
+                with suppress(FileNotFoundError):
+                    found.append(
+                        Stored(path.name, int(match[1]), int(match[2]), path.stat().st_size)
+                    )
+        return sorted(found, key=lambda stored: (stored.trial, stored.step, stored.name))
+
+    def _place(self, write: Any) -> str:
+        """Write durably under a temporary name, then rename to the name that `write` returns."""
+        temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
+        try:
+            with temporary.open("xb") as stream:
+                name: str = write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.rename(self.folder / name)
+            _sync_folder(self.folder)
+            return name
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StoreFull(self._full_message(error)) from error
+            raise StoreError(f"cannot write a checkpoint to {self.folder}: {error}") from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def _full_message(self, error: OSError) -> str:
+        reason = "over its quota" if error.errno == errno.EDQUOT else "full"
+        try:
+            usage = shutil.disk_usage(self.folder)
+            room = f" ({usage.free / 2**20:.1f} of {usage.total / 2**20:.1f} MiB free)"
+        except OSError:
+            room = ""
+        return f"the disk under {self.folder} is {reason}{room}; make room and resume the study"
+
+
+def refuse_code(content: Any, path: str = "checkpoint") -> None:
+    """Raise `StoreError`, naming the key path, if `content` holds anything but tensors, plain
+    values, and dicts, lists and tuples of these."""
+    if content is None or type(content) in (bool, int, float, str, bytes):
+        return
+    if isinstance(content, torch.Tensor):
+        return
+    if type(content) in (list, tuple):
+        for index, item in enumerate(content):
+            refuse_code(item, f"{path}[{index}]")
+    elif type(content) in (dict, OrderedDict):
+        for key, item in content.items():
+            if type(key) not in (bool, int, float, str, tuple):
+                raise StoreError(f"{path} has a key of type {type(key).__name__}: {key!r:.80}")
+            refuse_code(item, f"{path}[{key!r}]")
+    else:
+        raise StoreError(
+            f"{path} is a {type(content).__module__}.{type(content).__qualname__}; a run's state "
+            "may hold tensors, numbers, strings, and dicts and lists of these"
+        )
+
+
+def _write(content: Mapping[str, Any], stream: IO[bytes]) -> _DigestingWriter:
+    writer = _DigestingWriter(stream)
+    torch.save(content, writer)  # type: ignore[arg-type]
+    if writer.error is not None:
+        raise writer.error
+    return writer
+
+
+def _read(name: str, stream: IO[bytes]) -> dict[str, Any]:
+    try:
+        content = torch.load(stream, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointDamaged(f"checkpoint {name} cannot be loaded: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointDamaged(f"checkpoint {name} holds a {type(content).__name__}, not a dict")
+    return content
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,155 @@
+"""Importing the task that a study names: ``package.module:object`` or ``/path/file.py:object``.
+
+A study file may name only what was made to be tuned: a `Task`, a `Trainable`, or a function
+marked ``@autotune.task``. Anything else is refused, so that a file from elsewhere cannot call
+``os:abort`` by naming it. Importing runs the module, as any import does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autotune.train.task import Task, TaskError
+
+_FORM = re.compile(r"(?P<module>.+):(?P<object>[^\W\d]\w*(\.[^\W\d]\w*)*)")
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """(module name or file path, object) of an address. Raises `TaskError` if it is none."""
+    match = _FORM.fullmatch(address)
+    if match is None:
+        raise TaskError(
+            f"task {address!r}: expected 'package.module:object' or 'path/to/file.py:object'"
+        )
+    return match["module"], match["object"]
+
+
+def load_task(address: str, *, folder: Path | None = None) -> Task:
+    """The task at an address.
+
+    Args:
+        address: as above.
+        folder: what a relative file path is relative to (None: the working directory).
+
+    Raises:
+        TaskError: there is no such module, file or object, importing it failed (the cause is
+            chained), or it is nothing that may be tuned.
+    """
+    place, name = split_address(address)
+    if place.endswith(".py"):
+        module = _import_file(address, (folder or Path.cwd()) / place)
+    else:
+        module = _import_module(address, place)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, [n for n in dir(found) if n[0] != "_"], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TaskError(f"task {address!r}: {place} has no {name!r}{hint}")
+        found = getattr(found, part)
+    return as_task(found, f"task {address!r}")
+
+
+def as_task(thing: Any, called: str = "the task") -> Task:
+    """`thing` as a `Task`: itself, an object of a `Trainable` class, or what a function marked
+    ``@autotune.task`` returns. Raises `TaskError` for anything else."""
+    if isinstance(thing, Task):
+        return thing
+    if inspect.isclass(thing) and (made := _from_class(thing, called)) is not None:
+        return made
+    if callable(thing) and getattr(thing, "__autotune_task__", False) is True:
+        try:
+            made = thing()
+        except Exception as error:
+            raise TaskError(f"{called}: calling it failed: {_say(error)}") from error
+        if isinstance(made, Task) or inspect.isclass(made):
+            return as_task(made, called)
+        raise TaskError(f"{called} returned {_kind(made)}; expected a Task")
+    if inspect.isfunction(thing):
+        raise TaskError(
+            f"{called} is a function without the mark; if it takes no arguments and returns a "
+            "Task, write @autotune.task above it"
+        )
+    raise TaskError(
+        f"{called} is {_kind(thing)}; expected a Task (such as TorchTask(...)), a Trainable "
+        "class, or a function marked @autotune.task"
+    )
+
+
+def _from_class(thing: type, called: str) -> Task | None:
+    from autotune.train import Trainable
+
+    if issubclass(thing, Trainable):
+        return Trainable.as_task(thing)
+    if issubclass(thing, Task):
+        if inspect.isabstract(thing):
+            missing = ", ".join(sorted(thing.__abstractmethods__))
+            raise TaskError(f"{called} is a Task without {missing}")
+        try:
+            return thing()
+        except Exception as error:
+            raise TaskError(f"{called}: making it without arguments failed: {error}") from error
+    return None
+
+
+def _import_module(address: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # its own missing dependency is another mistake than a wrong name
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise TaskError(f"task {address!r}: there is no module {error.name!r}") from error
+        raise TaskError(f"task {address!r}: importing {name} failed: {_say(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise TaskError(f"task {address!r}: importing {name} failed: {_say(error)}") from error
+
+
+def _import_file(address: str, path: Path) -> ModuleType:
+    """Import a file under a name that depends only on where it lies, so that what it defines
+    has the same name in every process. Its folder stays importable, as for ``python FILE``."""
+    path = path.resolve()
+    if not path.is_file():
+        raise TaskError(f"task {address!r}: there is no file {path}")
+    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    name = f"autotune_task_{re.sub(r'\W', '_', path.stem)}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(path.parent)
+    if folder not in sys.path:
+        # last, so that a file beside the task cannot hide an installed package
+        sys.path.append(folder)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise TaskError(f"task {address!r}: importing {path} failed: {_say(error)}") from error
+    return module
+
+
+def _say(error: BaseException) -> str:
+    where = ""
+    if isinstance(error, SyntaxError) and error.lineno:
+        where = f" (line {error.lineno})"
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _kind(thing: Any) -> str:
+    if inspect.isclass(thing):
+        return f"the class {thing.__qualname__}"
+    if inspect.isroutine(thing):
+        return f"the function {getattr(thing, '__qualname__', thing)}"
+    return f"a {type(thing).__qualname__}"
