@@ -1,0 +1,1 @@
+"""Bundled adapters, one file a method."""

@@ -1,0 +1,1 @@
+"""Bundled optimizers, one file a method."""

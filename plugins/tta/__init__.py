@@ -1,0 +1,1 @@
+"""Bundled test-time adaptation methods, one file a method."""
