@@ -33,7 +33,7 @@ def environment(device: str) -> dict[str, str | int]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": ".".join(map(str, sys.version_info[:3])),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "threads": torch.get_num_threads(),
     }

@@ -120,7 +120,8 @@ def _import_file(address: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise TaskError(f"task {address!r}: there is no file {path}")
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
-    name = f"autotune_task_{re.sub(r'\W', '_', path.stem)}_{digest}"
+    stem = re.sub(r"\W", "_", path.stem)
+    name = f"autotune_task_{stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
