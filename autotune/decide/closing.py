@@ -1,0 +1,309 @@
+"""The closing phase: what evaluation choices do to the trained checkpoints, and what the points
+that may be on the front cost at inference.
+
+Training is over. First promising trials are evaluated under evaluation configurations
+(`Evaluate`), then what has to be measured alone is measured for the points that may be on the
+front (`Measure`), then the study stops. One checkpoint serves many evaluation configurations;
+each costs a pass over the shifted stream.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from autotune.decide.configurations import identity
+from autotune.decide.ranking import ranked
+from autotune.plugins.search import (
+    Decided,
+    Decision,
+    Evaluate,
+    Evaluated,
+    Event,
+    Failed,
+    Key,
+    Lost,
+    Measure,
+    Restarted,
+    SearchContext,
+    Stop,
+    Wait,
+)
+from autotune.plugins.trials import Trial, Trials
+from autotune.space import Choice, Configuration, Space
+
+CLOSING_SHARE = 0.15
+"""Share of a budget in seconds that is kept back for the closing phase."""
+
+EVALUATIONS = 32
+"""Evaluations made where the budget names no number."""
+
+SYSTEMATIC_SHARE = 0.6
+"""Share of the evaluations that try every option at its default; the rest are sampled."""
+
+EVALUATION_SHARE = 0.7
+"""Share of the time kept back after which no evaluation is begun, only measurements."""
+
+ATTEMPTS = 3
+"""How often an evaluation that was lost is begun."""
+
+SAMPLING_TRIES = 30
+"""Draws after which no new evaluation configuration is looked for."""
+
+SAMPLED_TRIALS = 4
+"""Sampled evaluation configurations go to so many of the best trials, the first most often."""
+
+
+@dataclass
+class _Job:
+    """One evaluation or measurement that was asked for."""
+
+    kind: Literal["evaluate", "measure"]
+    trial: int
+    step: int
+    evaluation: Configuration
+    attempts: int = 0
+    state: Literal["running", "done", "failed", "lost"] = "running"
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One checkpoint under one evaluation configuration, as far as it is known."""
+
+    trial: int
+    step: int
+    evaluation: Configuration
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Closing:
+    """The fold and the decisions of the closing phase.
+
+    Rules:
+        - trials are ranked by fronts over curve and static objectives at their newest
+          checkpoint, within a front by the primary objective;
+        - `SYSTEMATIC_SHARE` of the evaluations go to the best trials under the default and
+          every option of every evaluation choice at its default, trial by trial; the rest
+          are sampled (half of them near the best so far) for the `SAMPLED_TRIALS` best, and
+          where nothing new can be sampled go to further trials as before;
+        - what a forbidden clause excludes together with the trial's own choices is left out;
+        - measured are points that no other dominates in the objectives known by then, then
+          further fronts, up to half as many as evaluations;
+        - in seconds: no evaluation begins after `EVALUATION_SHARE` of the time kept back, no
+          measurement after its end, except that the best trial is evaluated and measured once.
+    """
+
+    def __init__(self, context: SearchContext) -> None:
+        self.context = context
+        evaluated = [o for o in context.objectives if o.kind == "evaluation"]
+        # With an evaluation space but no evaluation objective, evaluations still tell what the
+        # choices do; with an objective measured alone as the only one, there is no stream.
+        self._alone = any(o.alone for o in evaluated)
+        self._streams = any(not o.alone for o in evaluated) or (
+            not evaluated and not context.evaluation_space.is_empty
+        )
+        self.needed = self._alone or self._streams
+        self.begun = False
+        self._limit = EVALUATIONS
+        if context.budget.evaluations is not None:
+            self._limit = context.budget.evaluations
+        self._jobs: dict[tuple[str, int, str], _Job] = {}
+        self._points: dict[tuple[int, int, str], _Point] = {}
+        self._options = _options(context.evaluation_space)
+        self._seconds: dict[str, list[float]] = {"evaluate": [], "measure": []}
+
+    # --- fold ---------------------------------------------------------------------------------
+
+    def observe(self, event: Event, trials: Trials) -> None:
+        """Fold one event that `trials` has folded already."""
+        match event:
+            case Decided(decision=Evaluate(trial=number, step=step, evaluation=evaluation)):
+                self._begin(_Job("evaluate", number, step, evaluation))
+            case Decided(decision=Measure(trial=number, step=step, evaluation=evaluation)):
+                self._begin(_Job("measure", number, step, evaluation))
+            case Evaluated():
+                job = self._running(event.trial, event.evaluation)
+                job.state = "done"
+                self._seconds[job.kind].append(event.seconds)
+                self._add(event, trials)
+            case Failed(trial=number, evaluation=evaluation) if evaluation is not None:
+                self._running(number, evaluation).state = "failed"
+            case Lost(trial=number, evaluation=evaluation) if evaluation is not None:
+                _lose(self._running(number, evaluation))
+            case Restarted():
+                for job in self._jobs.values():
+                    if job.state == "running":
+                        _lose(job)
+            case _:
+                pass
+
+    def _begin(self, new: _Job) -> None:
+        self.begun = True
+        job = self._jobs.setdefault((new.kind, new.trial, identity(new.evaluation)), new)
+        job.attempts += 1
+        job.state = "running"
+
+    def _running(self, trial: int, evaluation: Configuration) -> _Job:
+        # A point is measured after it was evaluated, so at most one of the two is running.
+        for kind in ("evaluate", "measure"):
+            job = self._jobs.get((kind, trial, identity(evaluation)))
+            if job is not None and job.state == "running":
+                return job
+        raise ValueError(f"trial {trial} has no evaluation {evaluation!r} in flight")
+
+    def _add(self, event: Evaluated, trials: Trials) -> None:
+        trial = trials[event.trial]
+        key = (event.trial, event.step, identity(event.evaluation))
+        if key not in self._points:
+            known = {**trial.metrics.get(event.step, {}), **trial.static}
+            self._points[key] = _Point(event.trial, event.step, event.evaluation, known)
+        self._points[key].metrics.update(event.select)
+
+    # --- decide -------------------------------------------------------------------------------
+
+    def decide(self, trials: Trials, key: Key, reason: str) -> Decision:
+        """The next evaluation or measurement; `Stop` with `reason` when there is none."""
+        best = self._ranked(trials) if self.needed else []
+        if not best:
+            return Stop(reason)
+        decision: Evaluate | Measure | None = None
+        if self._streams:
+            decision = self._next_evaluation(trials, best, key)
+        if decision is None and any(job.state == "running" for job in self._jobs.values()):
+            return Wait()
+        if decision is None and self._alone:
+            decision = self._next_measurement(trials, best)
+        return Stop(reason) if decision is None else decision
+
+    def _next_evaluation(self, trials: Trials, best: list[Trial], key: Key) -> Evaluate | None:
+        jobs = [job for job in self._jobs.values() if job.kind == "evaluate"]
+        if jobs and not self._in_time(trials, "evaluate", EVALUATION_SHARE):
+            return None
+        lost = next((job for job in jobs if job.state == "lost"), None)
+        if lost is not None:
+            return Evaluate(lost.trial, lost.step, lost.evaluation)
+        if len(jobs) >= self._limit:
+            return None
+        systematic = next(self._systematic(best), None)
+        if systematic is not None and len(jobs) < max(1, round(SYSTEMATIC_SHARE * self._limit)):
+            return systematic
+        return self._sampled(best, key) or systematic
+
+    def _systematic(self, best: list[Trial]) -> Iterator[Evaluate]:
+        """Trial by trial, every option at its default."""
+        for trial in best:
+            for evaluation in self._options:
+                if self._open(trial, evaluation):
+                    yield Evaluate(trial.number, trial.frozen, evaluation)
+
+    def _sampled(self, best: list[Trial], key: Key) -> Evaluate | None:
+        """A sampled configuration for one of the best trials, half the time near one of the
+        best points so far; None if nothing new turns up."""
+        space = self.context.evaluation_space
+        generator = key.generator()
+        trials = {trial.number: trial for trial in best[:SAMPLED_TRIALS]}
+        points = [point for point in self._best_points() if point.trial in trials]
+        for _ in range(SAMPLING_TRIES):
+            if points and generator.random() < 0.5:
+                point = points[min(int(generator.geometric(0.5)), len(points)) - 1]
+                trial = trials[point.trial]
+                evaluation = space.neighbour(point.evaluation, generator)
+            else:
+                trial = best[min(int(generator.geometric(0.5)), len(trials)) - 1]
+                evaluation = space.sample(generator, prior=True)
+            if self._open(trial, evaluation):
+                return Evaluate(trial.number, trial.frozen, evaluation)
+        return None
+
+    def _open(self, trial: Trial, evaluation: Configuration) -> bool:
+        """Not asked for yet, and allowed together with the trial's own choices."""
+        if ("evaluate", trial.number, identity(evaluation)) in self._jobs:
+            return False
+        return allowed(self.context, trial.configuration, evaluation)
+
+    def _next_measurement(self, trials: Trials, best: list[Trial]) -> Measure | None:
+        jobs = [job for job in self._jobs.values() if job.kind == "measure"]
+        if jobs and not self._in_time(trials, "measure", 1.0):
+            return None
+        lost = next((job for job in jobs if job.state == "lost"), None)
+        if lost is not None:
+            return Measure(lost.trial, lost.step, lost.evaluation)
+        if len(jobs) >= max(1, math.ceil(self._limit / 2)):
+            return None
+        points = self._best_points() if self._streams else self._trained_points(best)
+        for point in points:
+            if ("measure", point.trial, identity(point.evaluation)) not in self._jobs:
+                return Measure(point.trial, point.step, point.evaluation)
+        return None
+
+    def _trained_points(self, best: list[Trial]) -> Iterator[_Point]:
+        """Without anything to evaluate, trials by themselves are the points: under every option
+        where there is an evaluation space, which is then searched for the measured alone."""
+        for trial in best:
+            for evaluation in self._options:
+                if allowed(self.context, trial.configuration, evaluation):
+                    yield _Point(trial.number, trial.frozen, evaluation)
+
+    def _in_time(self, trials: Trials, kind: str, share: float) -> bool:
+        """Whether a job of this kind, at the mean duration of those before it, would end within
+        `share` of the time kept back."""
+        total = self.context.budget.seconds
+        if total is None:
+            return True
+        end = total * (1 - CLOSING_SHARE * (1 - share))
+        seconds = self._seconds[kind]
+        return trials.at + (sum(seconds) / len(seconds) if seconds else 0.0) <= end
+
+    # --- ranking ------------------------------------------------------------------------------
+
+    def _ranked(self, trials: Trials) -> list[Trial]:
+        """Trials with a checkpoint whose value there is finite, most promising first."""
+        found = [
+            trial
+            for trial in trials.all.values()
+            if trial.checkpoint is not None
+            and math.isfinite(trials.score(trial.metrics.get(trial.frozen, {})))
+        ]
+        rows = [{**trial.metrics[trial.frozen], **trial.static} for trial in found]
+        objectives = [o for o in self.context.objectives if o.kind != "evaluation"]
+        return [found[index] for index in ranked(rows, objectives, self.context.objective)]
+
+    def _best_points(self) -> list[_Point]:
+        """Evaluated points, most promising first."""
+        points = list(self._points.values())
+        objectives = [o for o in self.context.objectives if not o.alone]
+        order = ranked([p.metrics for p in points], objectives, self.context.objective)
+        return [points[index] for index in order]
+
+
+def _lose(job: _Job) -> None:
+    job.state = "failed" if job.attempts >= ATTEMPTS else "lost"
+
+
+def allowed(context: SearchContext, training: Configuration, evaluation: Configuration) -> bool:
+    """Whether no forbidden clause excludes the two together."""
+    space = context.evaluation_space
+    return space.forbids(space.join(training, evaluation)) is None
+
+
+def _options(space: Space) -> list[Configuration]:
+    """The default, and every option of every choice outside another choice at its default."""
+    found = {identity(c): c for c in [space.default()]}
+    for partial in _partials(space):
+        configuration = space.complete(partial)
+        found.setdefault(identity(configuration), configuration)
+    return list(found.values())
+
+
+def _partials(space: Space) -> Iterator[dict[str, Any]]:
+    for name, node in space.parameters.items():
+        if isinstance(node, Choice):
+            for option in node.options:
+                yield {name: {"name": option}}
+        elif isinstance(node, Space):
+            for partial in _partials(node):
+                yield {name: partial}

@@ -1,0 +1,1 @@
+"""Forecasters: how learning curves go on."""

@@ -1,0 +1,1 @@
+"""Policies: what the next free worker trains."""

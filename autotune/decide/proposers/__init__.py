@@ -1,0 +1,1 @@
+"""Proposers: where new configurations come from."""

@@ -1,0 +1,39 @@
+"""Ranks candidates by fronts over several objectives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from autotune.pareto import non_dominated
+from autotune.plugins.search import Objective
+
+
+def ranked(
+    rows: Sequence[Mapping[str, float]], objectives: Sequence[Objective], primary: Objective
+) -> list[int]:
+    """Indices of `rows` (metrics by name), most promising first: by non-dominated fronts, within
+    a front by the primary objective.
+
+    An objective that no row has is not looked at; in one that some have, the others, and those
+    where it is NaN, count as worst.
+    """
+    names = [o for o in objectives if any(o.name in row for row in rows)]
+    if not rows or not names:
+        return list(range(len(rows)))
+    scores = np.array([[_score(row, o) for o in names] for row in rows])
+    best_first = sorted(range(len(rows)), key=lambda i: (_score(rows[i], primary), i))
+    order: list[int] = []
+    left = list(best_first)
+    while left:
+        on_front = non_dominated(scores[left])
+        order += [i for i, good in zip(left, on_front, strict=True) if good]
+        left = [i for i, good in zip(left, on_front, strict=True) if not good]
+    return order
+
+
+def _score(row: Mapping[str, float], objective: Objective) -> float:
+    value = objective.sign * row.get(objective.name, math.nan)
+    return math.inf if math.isnan(value) else value

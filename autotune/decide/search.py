@@ -1,0 +1,274 @@
+"""The search: one fold over a study's events that answers "what does a free worker do next?"
+
+It joins a policy, a proposer and a forecaster, and keeps for itself what is the same for all of
+them: the budget, the order (the default and the user's own configurations before anything that
+is proposed), segments that were lost or cut short, failures, and the closing phase
+(`autotune.decide.closing`). `decide` is pure: it depends on the events folded and the key alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from autotune.decide.closing import CLOSING_SHARE, Closing
+from autotune.decide.configurations import first_configurations, identity, unseen
+from autotune.plugins.base import PluginError
+from autotune.plugins.search import (
+    Decided,
+    Decision,
+    Event,
+    Failed,
+    Forecaster,
+    Frozen,
+    Key,
+    Lost,
+    Observed,
+    Policy,
+    Proposer,
+    Query,
+    Restarted,
+    SearchContext,
+    Start,
+    Stop,
+    Thaw,
+    Wait,
+)
+from autotune.plugins.search import Forecast as ForecastContract
+from autotune.plugins.trials import Trial, Trials
+from autotune.space import Configuration
+
+FRUITLESS = 20
+"""The search stops after so many failed segments in a row of which none completed a unit."""
+
+_LOST = 1
+"""Stream of a decision's key from which missing proposals are drawn."""
+
+
+class Search:
+    """What to do next, given everything that has happened.
+
+    Rules:
+        - the default configuration and `context.first` are proposed first, then what the
+          proposer suggests; no configuration is ever started twice;
+        - a segment that was lost, or frozen short of its target, is resumed before the policy
+          is asked; a failed trial is never trained again;
+        - `to` is clipped to the trial's horizon and to what is left of the budget, counting
+          what is in flight, so that `budget.units` is never exceeded (a unit that is trained
+          again after a loss counts once); in seconds, to what the trial's mean cost a unit
+          lets end before the deadline;
+        - `budget.trials` limits how many trials are started; then the policy goes on with those
+          there are, until it stops or another limit is reached;
+        - of a budget in seconds, `CLOSING_SHARE` is kept back for the closing phase.
+
+    Attributes:
+        trials: the fold of the events.
+    """
+
+    def __init__(
+        self, context: SearchContext, policy: Policy, proposer: Proposer, forecaster: Forecaster
+    ) -> None:
+        self.context = context
+        self.trials = Trials(context.space, context.objectives)
+        self._policy, self._proposer, self._forecaster = policy, proposer, forecaster
+        self._policy_state = policy.initial(context)
+        self._proposer_state = proposer.initial(context)
+        self._forecaster_state = forecaster.initial(context)
+        self._first = first_configurations(context)
+        self._started: set[str] = set()
+        self._aims: dict[int, int] = {}
+        self._unfinished: dict[int, int] = {}
+        self._observations = 0
+        self._fruitless: list[str] = []
+        self._closing = Closing(context)
+
+    # --- fold ---------------------------------------------------------------------------------
+
+    def observe(self, event: Event) -> None:
+        """Fold one event."""
+        self._note(event)
+        self.trials.observe(event)
+        self._closing.observe(event, self.trials)
+        self._proposer_state = self._proposer.observe(self._proposer_state, event, self.trials)
+        self._forecaster_state = self._forecaster.observe(
+            self._forecaster_state, event, self.trials
+        )
+        self._policy_state = self._policy.observe(
+            self.context, self._policy_state, event, self.trials
+        )
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case Decided(decision=Start() | Thaw() as decision):
+                self._aims[decision.trial] = decision.to
+                self._unfinished.pop(decision.trial, None)
+                if isinstance(decision, Start):
+                    self._started.add(identity(decision.configuration))
+            case Observed():
+                self._observations += 1
+                self._fruitless.clear()
+            case Frozen(trial=number, step=step):
+                if step < self._aims.get(number, 0):
+                    self._unfinished[number] = self._aims[number]
+            case Failed(trial=number, evaluation=None):
+                self._unfinished.pop(number, None)
+                self._fruitless.append(event.message)
+            case Lost(trial=number, evaluation=None):
+                self._unfinished[number] = self._aims[number]
+            case Restarted():
+                self._unfinished.update((n, self._aims[n]) for n in self.trials.in_flight)
+            case _:
+                pass
+
+    # --- decide -------------------------------------------------------------------------------
+
+    def decide(self, key: Key) -> Decision:
+        """What a free worker does next. Changes nothing.
+
+        Raises:
+            PluginError: the policy asked for something that cannot be, such as thawing a trial
+                that is not frozen.
+        """
+        if self._closing.begun:
+            return self._closing.decide(self.trials, key, "the search is over")
+        decision = self._train(key)
+        if not isinstance(decision, Stop):
+            return decision
+        if self.trials.in_flight:
+            return Wait()
+        return self._closing.decide(self.trials, key, decision.reason)
+
+    def _train(self, key: Key) -> Start | Thaw | Wait | Stop:
+        if len(self._fruitless) >= FRUITLESS:
+            return Stop(
+                f"the last {len(self._fruitless)} segments failed within their first unit, "
+                f"most recently: {self._fruitless[-1]}"
+            )
+        deadline = self._deadline()
+        if deadline is not None and self.trials.at >= deadline:
+            return Stop(self._time_is_up())
+        left = self._units_left()
+        for number, to in sorted(self._unfinished.items()):
+            trial = self.trials[number]
+            to = self._clipped(trial, to, left, deadline)
+            if to > trial.frozen:
+                return Thaw(number, to)
+        if left <= 0:
+            return Stop(f"all {self.context.budget.units} units of training are spent")
+        if deadline is not None and self._affordable(None, deadline) < 1:
+            return Stop(self._time_is_up())
+        decision = self._policy.decide(
+            self.context,
+            self._policy_state,
+            lambda count: self._propose(key, count),
+            self._forecast,
+            self.trials,
+            key,
+        )
+        match decision:
+            case Start():
+                return self._checked_start(decision, left, deadline)
+            case Thaw():
+                return self._checked_thaw(decision, left, deadline)
+            case Wait():
+                if not self.trials.in_flight:
+                    raise self._wrong("waits although nothing is in flight")
+                return decision
+            case Stop():
+                return decision
+        raise self._wrong(f"decided {decision!r}, which is not its business")
+
+    def _checked_start(self, decision: Start, left: float, deadline: float | None) -> Start | Stop:
+        trials, budget = self.trials, self.context.budget
+        if decision.trial != len(trials):
+            raise self._wrong(f"started trial {decision.trial}, expected {len(trials)}")
+        if budget.trials is not None and len(trials) >= budget.trials:
+            raise self._wrong(f"started another trial although all {budget.trials} are started")
+        if identity(decision.configuration) in self._started:
+            raise self._wrong(f"started {decision.configuration!r} a second time")
+        to = min(decision.to, decision.horizon, left)
+        if deadline is not None:
+            to = min(to, self._affordable(None, deadline))
+        if to < 1:
+            raise self._wrong(f"started a trial to unit {decision.to}")
+        return Start(
+            decision.trial, decision.configuration, decision.horizon, int(to), decision.bound_from
+        )
+
+    def _checked_thaw(self, decision: Thaw, left: float, deadline: float | None) -> Thaw | Stop:
+        trial = self.trials.all.get(decision.trial)
+        if trial is None or trial.status not in ("frozen", "new"):
+            state = "unknown" if trial is None else trial.status
+            raise self._wrong(f"thawed trial {decision.trial}, which is {state}")
+        if decision.to <= trial.frozen:
+            raise self._wrong(
+                f"thawed trial {decision.trial} to unit {decision.to}, where it stands already"
+            )
+        to = self._clipped(trial, decision.to, left, deadline)
+        if to <= trial.frozen:
+            return Stop(self._time_is_up())
+        return Thaw(decision.trial, to)
+
+    def _wrong(self, what: str) -> PluginError:
+        return PluginError(f"policy {self._policy.name!r} {what}")
+
+    # --- budget -------------------------------------------------------------------------------
+
+    def _units_left(self) -> float:
+        """Units that are neither trained nor on their way."""
+        if self.context.budget.units is None:
+            return math.inf
+        ahead = 0
+        for number in self.trials.in_flight:
+            trial = self.trials[number]
+            ahead += max(0, (trial.target or 0) - trial.last)
+        return self.context.budget.units - self.trials.units - ahead
+
+    def _deadline(self) -> float | None:
+        if self.context.budget.seconds is None:
+            return None
+        return self.context.budget.seconds * (1 - CLOSING_SHARE * self._closing.needed)
+
+    def _time_is_up(self) -> str:
+        kept = " (the rest is kept for evaluation)" if self._closing.needed else ""
+        return f"the {self.context.budget.seconds:g} s of the budget are spent{kept}"
+
+    def _affordable(self, trial: Trial | None, deadline: float) -> float:
+        """Units that end before the deadline, by the mean cost of a unit: of the trial, else
+        of all trials. Unlimited while no cost is known."""
+        if trial is not None and trial.seconds:
+            seconds = sum(trial.seconds.values()) / len(trial.seconds)
+        elif self._observations:
+            seconds = self.trials.train_seconds / self._observations
+        else:
+            return math.inf
+        return math.inf if seconds <= 0 else math.floor((deadline - self.trials.at) / seconds)
+
+    def _clipped(self, trial: Trial, to: int, left: float, deadline: float | None) -> int:
+        limit = min(to, trial.horizon, trial.last + max(0.0, left))
+        if deadline is not None:
+            limit = min(limit, trial.frozen + self._affordable(trial, deadline))
+        return int(limit)
+
+    # --- proposer and forecaster --------------------------------------------------------------
+
+    def _propose(self, key: Key, count: int) -> list[Configuration]:
+        """Up to `count` configurations that were never started, all different; fewer only
+        where the space holds no more that can be found."""
+        found = [c for c in self._first if identity(c) not in self._started][:count]
+        if len(found) < count:
+            taken = self._started | {identity(c) for c in found}
+            proposed = self._proposer.propose(
+                self.context, self._proposer_state, self.trials, key, count - len(found)
+            )
+            for configuration in proposed:
+                if identity(configuration) not in taken:
+                    taken.add(identity(configuration))
+                    found.append(configuration)
+            missing = count - len(found)
+            found += unseen(self.context.space, key.generator(_LOST), missing, taken)
+        return found
+
+    def _forecast(self, queries: Any) -> ForecastContract:
+        checked: list[Query] = list(queries)
+        return self._forecaster.forecast(self.context, self._forecaster_state, self.trials, checked)
