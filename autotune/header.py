@@ -6,7 +6,7 @@ With the header and the events, everything about a study can be told without its
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,13 +163,4 @@ def unstarted(folder: Path) -> str:
     return (
         f"nothing was recorded in {folder} (killed while starting up?), so there is nothing to "
         f"go on with: run the study again"
-    )
-
-
-def with_workers(header: Header, workers: int | None, device: str | None) -> Header:
-    """The header with other means of execution, which do not change what is searched."""
-    return replace(
-        header,
-        workers=header.workers if workers is None else workers,
-        device=header.device if device is None else device,
     )

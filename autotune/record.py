@@ -14,7 +14,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -254,6 +254,16 @@ def exists(folder: Path) -> bool:
         connection.close()
 
 
+def peek(folder: Path, key: str) -> Any:
+    """One meta entry, without looking at anything else; None if it cannot be read."""
+    try:
+        with closing(_connect(folder / FILE, write=False)) as connection:
+            row = connection.execute("SELECT json FROM meta WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+    except (sqlite3.Error, ValueError, RecordError):
+        return None
+
+
 def read(folder: Path) -> tuple[list[Event], dict[str, Any]]:
     """The events and the meta entries of a study, also while a driver runs. Changes nothing.
 
@@ -309,15 +319,15 @@ class Record:
             self.set_meta("format", FORMAT)
             return
         try:
+            # Looked at before it is opened for writing, which would change a damaged file.
+            with closing(_connect(path, write=False)) as reader:
+                self.events, self.meta = _read(reader)
             self._connection = _connect(path, write=True)
-            self.events, self.meta = _read(self._connection)
         except (Damaged, sqlite3.DatabaseError) as error:
             self._restore(error)
 
     def _restore(self, cause: Exception) -> None:
         path, backup = self.folder / FILE, self.folder / BACKUP
-        with suppress(sqlite3.Error, AttributeError):
-            self._connection.close()
         if not backup.exists():
             raise Damaged(
                 f"{path} is damaged ({cause}) and has no copy {BACKUP} yet, so the study cannot "

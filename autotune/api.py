@@ -1,0 +1,311 @@
+"""The Python interface: `tune`, `resume`, `load`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune import record
+from autotune.begin import FOLDER, Plan, as_named, begin, known_objective, reopen
+from autotune.header import Header, StudyError
+from autotune.plugins.discovery import get
+from autotune.plugins.execution import ExecutionContext, Executor
+from autotune.plugins.search import Budget, Objective
+from autotune.record import Record
+from autotune.result import Result, StudyView
+from autotune.space import Configuration, Space
+from autotune.study import Driver, Interrupted, Listener
+
+_LIMITS = ("epochs", "steps", "trials", "minutes", "seconds", "evaluations")
+
+
+def tune(
+    task: Any,
+    space: Space,
+    objectives: Sequence[str | Objective | Mapping[str, Any]],
+    budget: Budget | Mapping[str, float],
+    *,
+    horizon: int,
+    name: str = "study",
+    folder: str | Path = FOLDER,
+    search: Mapping[str, Any] | None = None,
+    executor: str | Mapping[str, Any] = "local",
+    workers: int = 2,
+    device: str = "cpu",
+    seed: int = 0,
+    first: Sequence[Mapping[str, Any]] = (),
+    progress: bool = True,
+    listeners: Sequence[Listener] = (),
+) -> Result:
+    """Tune a task, and return what was found.
+
+    Args:
+        task: a `Task` (such as a `TorchTask`), a `Trainable` class, a function marked
+            ``@autotune.task``, or the address of one of these: ``package.module:object`` or
+            ``path/to/file.py:object``. It may hold closures. A study whose task is given by its
+            address can be resumed from the command line.
+        space: what may be chosen.
+        objectives: names that autotune knows (`known_objectives`), or `Objective`s, or
+            mappings of its fields. The first of kind ``curve`` drives training.
+        budget: any of ``epochs`` (or ``steps``), ``trials``, ``minutes`` (or ``seconds``) and
+            ``evaluations``; the first limit reached ends the search.
+        horizon: epochs (or steps) that a trial trains at most.
+        name: of the study and its folder; if it is taken, ``NAME-2``, ``NAME-3`` and so on.
+        folder: that holds the studies, on a local disk.
+        search: ``{"policy": ..., "proposer": ..., "forecaster": ...}``, any subset; each a
+            name or a mapping with ``name`` and hyperparameters.
+        executor: a name, or a mapping with ``name`` and the executor's options.
+        workers: segments run at once; on one machine they share its cores.
+        device: ``cpu``, ``cuda`` or ``auto``.
+        seed: of everything random.
+        first: configurations to try first; what they leave out takes its default.
+        progress: show progress on standard error.
+        listeners: called as ``listener(trials, event)`` with every event once it is recorded.
+
+    Raises:
+        StudyError, TaskError, SpaceError, PluginError, RecordError: what is wrong, for people.
+        Interrupted: a `KeyboardInterrupt`, after freezing, on SIGINT or SIGTERM.
+    """
+    limits, unit = as_budget(budget)
+    plan = Plan(
+        task=as_address(task),
+        space=space,
+        objectives=as_objectives(objectives),
+        budget=limits,
+        horizon=horizon,
+        name=name,
+        seed=seed,
+        unit=unit,
+        first=tuple(first),
+        search=dict(search or {}),
+        executor=executor,
+        workers=workers,
+        device=device,
+    )
+    log, header, opened = begin(plan, Path(folder))
+    return run(log, header, opened, progress=progress, listeners=listeners)
+
+
+def resume(
+    study: str | Path,
+    task: Any = None,
+    *,
+    folder: str | Path = FOLDER,
+    executor: str | Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    accept_changes: bool = False,
+    progress: bool = True,
+    listeners: Sequence[Listener] = (),
+) -> Result:
+    """Go on with a study that was interrupted or killed; of one that has ended, its result.
+
+    Args:
+        study: its name in `folder`, or the path of its own folder.
+        task: needed if the task was handed to `tune` as an object.
+        executor, workers, device: other than before; what is searched stays the same.
+        accept_changes: go on although data, task, plugin versions or the plugins' spaces are
+            not as they were recorded.
+
+    Raises:
+        As `tune`.
+    """
+    log, header, opened = reopen(find(study, folder), as_address(task), accept_changes)
+    means = Means(executor or header.executor, workers or header.workers, device or header.device)
+    return run(log, header, opened, means, progress=progress, listeners=listeners)
+
+
+def load(study: str | Path, folder: str | Path = FOLDER) -> StudyView:
+    """A study as its record tells it, also while it runs; the task is not imported.
+
+    Args:
+        study: its name in `folder`, or the path of its own folder.
+    """
+    return StudyView(find(study, folder))
+
+
+def find(study: str | Path, folder: str | Path = FOLDER) -> Path:
+    """The folder of a study. Raises `StudyError` if there is none."""
+    for path in (Path(folder) / study, Path(study)):
+        if record.exists(path):
+            return path
+    known = ", ".join(path.name for path in studies(Path(folder)))
+    raise StudyError(
+        f"there is no study {str(study)!r} in {folder}" + (f"; there are: {known}" if known else "")
+    )
+
+
+def studies(folder: Path) -> list[Path]:
+    """The folders of all studies that were begun, the newest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if record.exists(path)]
+
+    def begun(path: Path) -> tuple[str, str]:
+        return (record.peek(path, "header") or {}).get("created", ""), path.name
+
+    return sorted(found, key=begun, reverse=True)
+
+
+# --- running --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Means:
+    """By what means a study is carried out; they do not change what is searched."""
+
+    executor: str | Mapping[str, Any]
+    workers: int
+    device: str
+
+
+def run(
+    log: Record,
+    header: Header,
+    task: Any,
+    means: Means | None = None,
+    *,
+    progress: bool = True,
+    listeners: Sequence[Listener] = (),
+) -> Result:
+    """Drive an open study to its end, and close its record. `means`: None for the header's."""
+    from autotune.decide import build_search
+
+    means = means or Means(header.executor, header.workers, header.device)
+    try:
+        if progress:
+            announce(log, header)
+        if "finished" not in log.meta:
+            executor, execution = _execution(log.folder, header, task, means)
+            shown = _progress(header) if progress else nullcontext()
+            with shown as listener:
+                Driver(
+                    log,
+                    header,
+                    build_search(header.context(), header.search, get),
+                    executor,
+                    execution,
+                    lambda configuration: bound_from(header.resolved, configuration),
+                    [*([listener] if listener else []), *listeners],
+                ).run()
+    except Interrupted as error:
+        raise Interrupted(error.number, f"{error}; {how_to_resume(log.folder, header)}") from None
+    finally:
+        log.close()
+    return StudyView(log.folder, task).result
+
+
+def _execution(
+    folder: Path, header: Header, task: Any, means: Means
+) -> tuple[Executor, ExecutionContext]:
+    chosen = as_named(means.executor)
+    executor = get("executor", chosen["name"])()
+    assert isinstance(executor, Executor), "the catalogue checks a plugin's base class"
+    return executor, ExecutionContext(
+        task=header.task or task,
+        folder=folder,
+        workers=means.workers,
+        plugins=[
+            row for row in header.plugins if row[0] in ("optimizer", "schedule", "adapter", "tta")
+        ],
+        device=means.device,
+        seed=header.seed,
+        objective=header.context().objective.name,
+        options={key: value for key, value in chosen.items() if key != "name"},
+    )
+
+
+def announce(log: Record, header: Header) -> None:
+    """Say on standard error which study begins or goes on, and what it leaves out."""
+    lines = [f"study {header.name!r} in {log.folder}"]
+    if log.restored:
+        lines.append(log.restored)
+    if log.events:
+        lines[0] += f", going on after {len(log.events)} recorded events"
+    lines += [f"left out: {kind} {name}: {reason}" for kind, name, reason in header.left_out]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def how_to_resume(folder: Path, header: Header) -> str:
+    """What to type to go on with a study."""
+    if header.task is None:
+        return f"go on with it from Python: autotune.resume({str(folder)!r}, task=task)"
+    where = "" if folder.parent == FOLDER else f" --folder {folder.parent}"
+    return f"go on with it by: autotune resume --study {folder.name}{where}"
+
+
+def _progress(header: Header) -> AbstractContextManager[Listener]:
+    from autotune.report import Progress
+
+    return Progress(header.context(), header.name, header.unit)
+
+
+def bound_from(space: Space, configuration: Configuration) -> float | None:
+    """From which share of its horizon on a training configuration depends on it: the least of
+    what its schedule and its adapter declare."""
+    shares = []
+    for key, value in configuration.items():
+        kind = getattr(space.parameters[key], "kind", None)
+        if kind in ("schedule", "adapter"):
+            options = {name: option for name, option in value.items() if name != "name"}
+            shares.append(get(kind, value["name"])(options).bound_from())  # type: ignore[attr-defined]
+    return min((share for share in shares if share is not None), default=None)
+
+
+# --- what users write, as values ------------------------------------------------------------
+
+
+def as_address(task: Any) -> Any:
+    """A task's address with its file's path made absolute; a task object as it is."""
+    if not isinstance(task, str):
+        return task
+    place, colon, name = task.rpartition(":")
+    return f"{Path(place).resolve()}:{name}" if colon and place.endswith(".py") else task
+
+
+def as_objectives(
+    wanted: Sequence[str | Objective | Mapping[str, Any]],
+) -> tuple[Objective, ...]:
+    """Objectives by name, as they are, or by their fields. Raises `StudyError`."""
+    if isinstance(wanted, str | Objective | Mapping):
+        wanted = [wanted]
+    found = []
+    for given in wanted:
+        if isinstance(given, Objective):
+            found.append(given)
+        elif isinstance(given, str):
+            found.append(known_objective(given))
+        else:
+            try:
+                found.append(Objective(**given))
+            except TypeError as error:
+                raise StudyError(f"objectives: {dict(given)!r}: {error}") from None
+    return tuple(found)
+
+
+def as_budget(given: Budget | Mapping[str, float]) -> tuple[Budget, Any]:
+    """A budget and what the user calls its units, None if it has none. Raises `StudyError`."""
+    if isinstance(given, Budget):
+        return given, None
+    if not isinstance(given, Mapping):
+        raise StudyError(f"budget: is {given!r}; expected a mapping such as {{'epochs': 300}}")
+    if unknown := [key for key in given if key not in _LIMITS]:
+        raise StudyError(
+            f"budget: there is no limit {unknown[0]!r}; the limits are {', '.join(_LIMITS)}"
+        )
+    for pair in (("epochs", "steps"), ("minutes", "seconds")):
+        if all(key in given for key in pair):
+            raise StudyError(f"budget: give either {pair[0]} or {pair[1]}")
+    for key, value in given.items():
+        whole = key not in ("minutes", "seconds")
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            expected = "a whole number" if whole else "a number"
+            raise StudyError(f"budget: {key} is {value!r}; expected {expected}")
+    units = given.get("epochs", given.get("steps"))
+    seconds = given["minutes"] * 60.0 if "minutes" in given else given.get("seconds")
+    unit = "epoch" if "epochs" in given else ("step" if "steps" in given else None)
+    return Budget(units, given.get("trials"), seconds, given.get("evaluations")), unit  # type: ignore[arg-type]

@@ -1,0 +1,474 @@
+"""The loop that joins decide, execute and record.
+
+A worker is free: ask the search, record the decision, hand the job to the executor. A report
+arrives: record it, show it to the search. Whatever is in memory here is a fold of the record, so
+a driver that is killed at any moment is replaced by one that folds the record and goes on.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from autotune.execute.store import CheckpointStore
+from autotune.header import Header, StudyError
+from autotune.plugins.execution import (
+    Broken,
+    Done,
+    EvaluateJob,
+    ExecutionContext,
+    Executor,
+    Job,
+    Report,
+    TrainJob,
+    Unit,
+    WorkerLost,
+)
+from autotune.plugins.search import (
+    Decided,
+    Evaluate,
+    Evaluated,
+    Event,
+    Failed,
+    Frozen,
+    Key,
+    Lost,
+    Measure,
+    Observed,
+    Restarted,
+    Start,
+    Stop,
+    Thaw,
+    Wait,
+)
+from autotune.plugins.trials import Trials
+from autotune.record import Record, RecordError
+from autotune.result import Checkpoints, StudyView, best_of, points_of
+
+Listener = Callable[[Trials, Event], None]
+"""Told of every event after it is recorded and folded."""
+
+LOSSES = 3
+"""A job whose worker dies this many times in a row has failed."""
+
+FIRST_FAILURES = 5
+"""If so many trials in a row fail by an error, and none ever trained, the task is at fault."""
+
+_POLL_SECONDS = 0.25
+_UPKEEP_SECONDS = 15.0
+
+
+class NothingWorks(StudyError):
+    """Every trial so far has failed by an error of the user's code; carries the first one."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM: everything is frozen and recorded, the study can be resumed."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+@dataclass
+class _Running:
+    """A job that an executor has."""
+
+    job: Job
+    decision: Start | Thaw | Evaluate | Measure | None
+
+
+class Driver:
+    """Runs one study to its end, or until it is interrupted.
+
+    Args:
+        record: open for writing, with the header in it.
+        search: the deciding part, fresh; the record's events are folded into it here.
+        executor: not yet open.
+        execution: what the executor is opened with.
+        bound_from: tells from which share of its horizon a training configuration depends on
+            it.
+        listeners: told of every new event.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        header: Header,
+        search: Any,
+        executor: Executor,
+        execution: ExecutionContext,
+        bound_from: Callable[[Any], float | None],
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.record = record
+        self.header = header
+        self.search = search
+        self.executor = executor
+        self.execution = execution
+        self.bound_from = bound_from
+        self.listeners = listeners
+        self.trials: Trials = search.trials
+        self.checkpoints = Checkpoints(self.trials)
+        self.store = CheckpointStore(record.folder / "checkpoints")
+        self.running: dict[int, _Running] = {}
+        self.held: _Running | None = None
+        self.losses: dict[Any, int] = {}
+        self.signal: int | None = None
+        self.stopped: Stop | None = None
+        self.errors: list[Failed] = []
+        self._tracebacks: list[str] = []
+        self._upkept = time.monotonic()
+        for event in record.events:
+            self._fold(event)
+        clock = float(record.meta.get("clock", 0.0))
+        self._offset = max(clock, self.trials.at)
+        self._began = time.monotonic()
+        self._opened = False
+
+    # --- the whole --------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run until the search stops and its winner is scored.
+
+        Raises:
+            Interrupted: on SIGINT or SIGTERM, after freezing.
+            NothingWorks: if every trial fails.
+            PluginError: if the executor cannot come up.
+            RecordError: if the record cannot be written.
+        """
+        if self.record.events:
+            self._emit(Restarted(at=self._now()))
+            self.errors.clear()
+        self._clear_away()
+        with self._signals():
+            try:
+                self.executor.open(self.execution)
+                self._opened = True
+                self._search()
+                self._score_winner()
+                self._upkeep(force=True)
+                self._note_end()
+            finally:
+                self.executor.close()
+                with suppress(RecordError):  # if it cannot be written, that is raised already
+                    self._note_clock()
+
+    def _now(self) -> float:
+        if not self.executor.virtual_clock:
+            return self._offset + time.monotonic() - self._began
+        return self._offset + ((self.executor.now() or 0.0) if self._opened else 0.0)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        # Only the main thread may set handlers; elsewhere whoever runs us sees to signals.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.signal is not None:
+                raise KeyboardInterrupt  # asked twice: leave at once, as a kill would
+            self.signal = number
+
+        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    # --- the search -------------------------------------------------------------------------
+
+    def _search(self) -> None:
+        interrupted = False
+        while True:
+            if self.signal is not None or self._overdue():
+                if not interrupted:
+                    self.executor.interrupt()
+                    interrupted = True
+            else:
+                interrupted = False
+            if self.signal is not None:
+                if not self.running:
+                    self._leave()
+            elif self.stopped is None:
+                self._hand_out()
+            if self.stopped is not None and not self.running:
+                return
+            self._receive()
+
+    def _overdue(self) -> bool:
+        """Whether a segment is in flight beyond the time that the search has for training."""
+        limit = self.header.budget.seconds
+        return (
+            limit is not None
+            and any(isinstance(r.job, TrainJob) for r in self.running.values())
+            and self._now() > limit
+        )
+
+    def _hand_out(self) -> None:
+        """Ask for decisions and carry them out while workers are free."""
+        while self.stopped is None and self.held is None and self.executor.free > 0:
+            if any(isinstance(r.decision, Measure) for r in self.running.values()):
+                return
+            decision = self.search.decide(Key(self.header.seed, self.trials.decisions))
+            if isinstance(decision, Wait):
+                if not self.running:
+                    raise StudyError("the policy waits although nothing is in flight")
+                return
+            if isinstance(decision, Start):
+                bound_from = self.bound_from(decision.configuration)
+                decision = replace(decision, bound_from=bound_from)
+            number = self.trials.decisions
+            self._emit(Decided(number, decision, at=self._now()))
+            if isinstance(decision, Stop):
+                self.stopped = decision
+                return
+            running = _Running(self._job(number, decision), decision)
+            if isinstance(decision, Measure) and self.running:
+                self.held = running  # until every other segment has ended
+                return
+            self._submit(running)
+
+    def _submit(self, running: _Running) -> None:
+        self.running[running.job.identifier] = running
+        self.executor.submit(running.job)
+
+    def _job(self, number: int, decision: Start | Thaw | Evaluate | Measure) -> Job:
+        trial = self.trials[decision.trial]
+        if isinstance(decision, Start | Thaw):
+            return TrainJob(
+                identifier=number,
+                trial=trial.number,
+                configuration=trial.configuration,
+                seed=trial_seed(self.header.seed, trial.number),
+                horizon=trial.horizon,
+                start=trial.frozen,
+                to=decision.to,
+                checkpoint=trial.checkpoint,
+            )
+        what = "alone" if isinstance(decision, Measure) else "stream"
+        return self._evaluation(number, trial.number, decision.step, decision.evaluation, what)
+
+    def _evaluation(
+        self, number: int, trial: int, step: int, evaluation: Any, what: Any
+    ) -> EvaluateJob:
+        return EvaluateJob(
+            identifier=number,
+            trial=trial,
+            configuration=self.trials[trial].configuration,
+            seed=trial_seed(self.header.seed, trial),
+            horizon=self.trials[trial].horizon,
+            step=step,
+            checkpoint=self.checkpoints.frozen[trial][step],
+            evaluation=evaluation,
+            what=what,
+        )
+
+    # --- reports ----------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        for report in self.executor.poll(_POLL_SECONDS):
+            self._handle(report)
+        if self.held is not None and not self.running and self.signal is None:
+            held, self.held = self.held, None
+            self._submit(held)
+        self._upkeep()
+
+    def _handle(self, report: Report) -> None:
+        running = self.running[report.identifier]
+        job, at = running.job, self._now()
+        if isinstance(report, Unit):
+            self._emit(Observed(job.trial, report.step, report.metrics, report.seconds, at))
+            return
+        del self.running[report.identifier]
+        evaluation = job.evaluation if isinstance(job, EvaluateJob) else None
+        match report:
+            case Done() if isinstance(job, TrainJob):
+                assert report.checkpoint is not None, "a training job ends with a checkpoint"
+                self._emit(
+                    Frozen(
+                        job.trial,
+                        report.step,
+                        report.checkpoint,
+                        report.static,
+                        report.seconds,
+                        report.exact,
+                        at,
+                    )
+                )
+            case Done():
+                assert evaluation is not None
+                self._emit(
+                    Evaluated(
+                        job.trial,
+                        report.step,
+                        evaluation,
+                        report.select,
+                        report.report,
+                        report.spread,
+                        report.seconds,
+                        at,
+                    )
+                )
+            case Broken():
+                self._tracebacks.append(report.traceback)
+                self._emit(
+                    Failed(
+                        job.trial,
+                        report.step,
+                        report.cause,  # type: ignore[arg-type]
+                        report.message,
+                        evaluation,
+                        at,
+                    )
+                )
+                self._give_up_if_nothing_works()
+            case WorkerLost():
+                if self.losses.get(_subject(job), 0) + 1 >= LOSSES:
+                    message = f"its worker died {LOSSES} times in a row: {report.message}"
+                    step = self.trials[job.trial].last if evaluation is None else job_step(job)
+                    self._emit(Failed(job.trial, step, "worker_died", message, evaluation, at))
+                else:
+                    self._emit(Lost(job.trial, report.message, evaluation, at))
+
+    def _emit(self, event: Event) -> None:
+        """Record an event, then fold it and tell the listeners."""
+        recorded = self.record.append(event)
+        self._fold(recorded)
+        for listener in self.listeners:
+            listener(self.trials, recorded)
+
+    def _fold(self, event: Event) -> None:
+        self.search.observe(event)
+        self.checkpoints.observe(event)
+        match event:
+            case Decided(decision=Stop() as stop):
+                self.stopped = stop
+            case Lost(trial=trial, evaluation=evaluation):
+                key = (trial, repr(evaluation))
+                self.losses[key] = self.losses.get(key, 0) + 1
+            case Frozen(trial=trial):
+                self.losses.pop((trial, repr(None)), None)
+            case Failed(evaluation=None):
+                self.errors.append(event)
+            case _:
+                pass
+
+    def _give_up_if_nothing_works(self) -> None:
+        failed = [e for e in self.errors if e.cause == "error"]
+        if self.trials.units or len(failed) < FIRST_FAILURES or len(failed) < len(self.errors):
+            return
+        raise NothingWorks(nothing_works(failed, self._tracebacks))
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        self._upkeep(force=True)
+        assert self.signal is not None
+        name = signal.Signals(self.signal).name
+        raise Interrupted(
+            self.signal,
+            f"stopped by {name}; everything is frozen and recorded in {self.record.folder}",
+        )
+
+    def _score_winner(self) -> None:
+        """Look at the test split once, with the best point, and record what it says."""
+        if "winner" in self.record.meta:
+            return
+        view = StudyView(self.record.folder)
+        best = best_of(points_of(view, self.checkpoints), view.context)
+        if best is None:
+            return
+        winner: dict[str, Any] = {
+            "trial": best.trial,
+            "step": best.step,
+            "evaluation": best.evaluation,
+        }
+        for _ in range(LOSSES):
+            number = self.trials.decisions
+            job = self._evaluation(number, best.trial, best.step, best.evaluation, "test")
+            report = self._run_alone(job)
+            if isinstance(report, Done):
+                winner["metrics"] = dict(report.report)
+                break
+            winner["failure"] = report.message
+            if isinstance(report, Broken):
+                break
+        self.record.set_meta("winner", winner)
+
+    def _run_alone(self, job: EvaluateJob) -> Done | Broken | WorkerLost:
+        self.executor.submit(job)
+        while True:
+            for report in self.executor.poll(_POLL_SECONDS):
+                if not isinstance(report, Unit):
+                    return report
+            if self.signal is not None:
+                self._leave()
+
+    def _note_end(self) -> None:
+        assert self.stopped is not None
+        self.record.set_meta(
+            "finished", {"reason": self.stopped.reason, "seconds": round(self._now(), 3)}
+        )
+
+    # --- upkeep -----------------------------------------------------------------------------
+
+    def _upkeep(self, force: bool = False) -> None:
+        """Now and then: note the clock, copy the record, then delete what nothing needs. In
+        this order, so that a copy never points to a checkpoint that is gone."""
+        if not force and time.monotonic() - self._upkept < _UPKEEP_SECONDS:
+            return
+        self._note_clock()
+        self.record.back_up()
+        needed = {
+            name for by_step in self.checkpoints.needed().values() for name in by_step.values()
+        }
+        for by_step in self.checkpoints.frozen.values():
+            for name in by_step.values():
+                if name not in needed:
+                    self.store.delete(name)
+        self._upkept = time.monotonic()
+
+    def _note_clock(self) -> None:
+        self.record.set_meta("clock", self._now())
+
+    def _clear_away(self) -> None:
+        """Remove checkpoints that a killed driver's workers left without being recorded."""
+        self.store.prepare()
+        recorded = {n for by_step in self.checkpoints.frozen.values() for n in by_step.values()}
+        for stored in self.store.list():
+            if stored.name not in recorded:
+                self.store.delete(stored.name)
+
+
+def trial_seed(seed: int, trial: int) -> int:
+    """The seed of a trial: a function of the study's seed and the trial's number, below 2**31."""
+    return int(np.random.SeedSequence([seed, trial]).generate_state(1)[0] >> 1)
+
+
+def job_step(job: Job) -> int:
+    """The unit that a job starts from."""
+    return job.start if isinstance(job, TrainJob) else job.step
+
+
+def _subject(job: Job) -> tuple[int, str]:
+    return job.trial, repr(job.evaluation if isinstance(job, EvaluateJob) else None)
+
+
+def nothing_works(failed: Sequence[Failed], tracebacks: Sequence[str]) -> str:
+    """What to say when every trial has failed; the first error in full."""
+    first = tracebacks[0].rstrip() if tracebacks and tracebacks[0] else failed[0].message
+    return (
+        f"all {len(failed)} trials so far have failed by an error, so the task is more likely "
+        f"at fault than the configurations. The first error:\n\n{first}\n"
+    )

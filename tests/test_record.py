@@ -1,0 +1,291 @@
+"""The record: exact, append-only, one driver, and honest about damage."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autotune import record
+from autotune.plugins.search import (
+    Decided,
+    Evaluate,
+    Evaluated,
+    Failed,
+    Frozen,
+    Lost,
+    Measure,
+    Observed,
+    Restarted,
+    Start,
+    Stop,
+    Thaw,
+)
+from autotune.record import Record, RecordError, event_from_plain, event_to_plain
+
+CONFIGURATION = {"optimizer": {"name": "adamw", "learning_rate": 1e-3}, "batch_size": 32}
+EVENTS = [
+    Decided(0, Start(0, CONFIGURATION, 20, 3, None), 0.25),
+    Observed(0, 1, {"validation_loss": 0.1 + 0.2, "accuracy": 1 / 3}, 0.01, 0.5),
+    Frozen(0, 3, "trial-0", {"parameters": 1234.0}, 0.2, False, 0.75),
+    Decided(1, Thaw(0, 5), 1.0),
+    Lost(0, "worker 1 was killed", None, 1.5),
+    Restarted(1.6),
+    Decided(2, Evaluate(0, 3, {"tta": {"name": "tent"}}), 1.75),
+    Evaluated(0, 3, {"tta": {"name": "tent"}}, {"a": 0.5}, {"a": 0.4}, {"a": 0.1}, 0.3, 2.0),
+    Decided(3, Measure(0, 3, {}), 2.25),
+    Failed(0, 3, "not_finite", "loss is nan", None, 2.5),
+    Decided(4, Stop("the budget is spent"), 3.0),
+]
+
+
+def begun(folder: Path, events: list = EVENTS) -> None:
+    log = Record(folder)
+    log.set_meta("header", {"name": "x"})
+    log.back_up()
+    for event in events:
+        log.append(event)
+    log.close()
+
+
+def test_what_is_appended_is_what_is_read(tmp_path: Path) -> None:
+    begun(tmp_path)
+    events, meta = record.read(tmp_path)
+    assert events == EVENTS
+    assert meta["header"] == {"name": "x"}
+    log = Record(tmp_path)
+    assert log.events == EVENTS
+    log.close()
+
+
+numbers = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.text(max_size=8), numbers, max_size=4), numbers)
+def test_every_float_survives_exactly(metrics: dict[str, float], seconds: float) -> None:
+    event = Observed(3, 7, metrics, seconds, 0.0)
+    text = record._dump(event_to_plain(event))
+    back = event_from_plain(json.loads(text))
+    assert isinstance(back, Observed)
+    for name, value in {**metrics, "": seconds}.items():
+        other = back.seconds if name == "" else back.metrics[name]
+        if name == "":
+            value = seconds
+        assert np.float64(value).tobytes() == np.float64(other).tobytes() or (
+            math.isnan(value) and math.isnan(other)
+        )
+
+
+def test_numpy_and_torch_numbers_are_recorded_as_numbers(tmp_path: Path) -> None:
+    import torch
+
+    log = Record(tmp_path)
+    metrics = {"a": np.float32(0.5), "b": np.int64(3), "c": torch.tensor(2.5)}
+    event = log.append(Observed(0, 1, metrics, 0.0))
+    log.close()
+    assert isinstance(event, Observed)
+    assert event.metrics == {"a": 0.5, "b": 3, "c": 2.5}
+
+
+def test_an_unknown_event_names_itself() -> None:
+    with pytest.raises(RecordError, match="kind 'promoted'"):
+        event_from_plain({"kind": "promoted", "at": 1.0})
+
+
+def test_events_cannot_be_changed_or_deleted(tmp_path: Path) -> None:
+    begun(tmp_path)
+    connection = sqlite3.connect(tmp_path / record.FILE)
+    for statement in ("UPDATE events SET at = 0", "DELETE FROM events"):
+        with pytest.raises(sqlite3.IntegrityError, match="never"):
+            connection.execute(statement)
+    connection.close()
+
+
+def test_a_second_driver_is_refused_and_told_of_the_first(tmp_path: Path) -> None:
+    log = Record(tmp_path)
+    with pytest.raises(RecordError, match=f"another driver .process {os.getpid()}"):
+        Record(tmp_path)
+    log.close()
+    Record(tmp_path).close()
+
+
+def test_a_reader_sees_a_running_drivers_events(tmp_path: Path) -> None:
+    log = Record(tmp_path)
+    log.set_meta("header", {})
+    for number, event in enumerate(EVENTS):
+        log.append(event)
+        assert record.read(tmp_path)[0] == EVENTS[: number + 1]
+    log.close()
+
+
+def test_the_lock_goes_with_a_killed_driver(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from autotune.record import Record\n"
+        "from autotune.plugins.search import Restarted\n"
+        "log = Record(Path(sys.argv[1])); log.set_meta('header', {}); log.append(Restarted(1.0))\n"
+        "print('up', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    with pytest.raises(RecordError, match=f"process {process.pid}"):
+        Record(tmp_path)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    log = Record(tmp_path)
+    assert log.events == [Restarted(1.0)]
+    log.close()
+
+
+def test_a_folder_without_a_study_is_told_apart(tmp_path: Path) -> None:
+    assert not record.exists(tmp_path)
+    with pytest.raises(RecordError, match="holds no study"):
+        record.read(tmp_path)
+    Record(tmp_path).close()  # killed before the header was written
+    assert not record.exists(tmp_path)
+    begun(tmp_path)
+    assert record.exists(tmp_path)
+
+
+# --- damage ---------------------------------------------------------------------------------
+
+
+def checkpointed(folder: Path) -> bytes:
+    """The record's bytes, with nothing left in the write-ahead log."""
+    connection = sqlite3.connect(folder / record.FILE)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    return (folder / record.FILE).read_bytes()
+
+
+def test_a_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
+    begun(tmp_path)
+    whole = checkpointed(tmp_path)
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    chosen = random.Random(seed)
+    noticed = 0
+    for _ in range(150):
+        place = chosen.randrange(len(whole))
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << chosen.randrange(8)
+        (tmp_path / record.FILE).write_bytes(damaged)
+        try:
+            events, meta = record.read(tmp_path)
+        except RecordError:
+            noticed += 1
+        else:
+            assert events == EVENTS, f"byte {place}"
+            assert meta["header"] == {"name": "x"}, f"byte {place}"
+    assert noticed > 10  # most of the pages are unused space
+
+
+@pytest.mark.parametrize("kept", [0, 1, 50, 100, 4096, 5000, 12_000])
+def test_a_cut_file_is_restored_from_its_copy_and_says_what_was_lost(
+    tmp_path: Path, kept: int
+) -> None:
+    begun(tmp_path, EVENTS[:4])
+    log = Record(tmp_path)
+    log.append(EVENTS[4])
+    log.back_up()
+    for event in EVENTS[5:]:
+        log.append(event)
+    log.close()
+    whole = checkpointed(tmp_path)
+    assert kept < len(whole)
+    (tmp_path / record.FILE).write_bytes(whole[:kept])
+    with pytest.raises(record.Damaged, match="autotune resume"):
+        record.read(tmp_path)
+    log = Record(tmp_path)
+    assert log.events == EVENTS[:5]
+    assert log.restored is not None
+    assert "5 events, up to second 2 of the study" in log.restored
+    assert (tmp_path / "record.damaged-1.sqlite").read_bytes() == whole[:kept]
+    assert log.append(EVENTS[5]) == EVENTS[5]
+    log.close()
+    log = Record(tmp_path)
+    assert log.restored is None
+    assert log.events == EVENTS[:6]
+    assert len(log.meta["restored"]) == 1
+    log.close()
+
+
+def test_a_torn_write_ahead_log_keeps_every_complete_event(tmp_path: Path) -> None:
+    """As a power failure leaves it: SQLite replays the log up to its last whole commit."""
+    log = Record(tmp_path)
+    log.set_meta("header", {})
+    for event in EVENTS:
+        log.append(event)
+    ahead = (tmp_path / (record.FILE + "-wal")).read_bytes()
+    main = (tmp_path / record.FILE).read_bytes()
+    log.close()
+    seen = set()
+    for kept in range(0, len(ahead), 1013):
+        folder = tmp_path / str(kept)
+        folder.mkdir()
+        (folder / record.FILE).write_bytes(main)
+        (folder / (record.FILE + "-wal")).write_bytes(ahead[:kept])
+        if not record.exists(folder):
+            continue
+        events, _ = record.read(folder)
+        assert events == EVENTS[: len(events)]
+        seen.add(len(events))
+    assert len(seen) > len(EVENTS) // 2
+
+
+# --- where it lies --------------------------------------------------------------------------
+
+MOUNTS = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+30 22 0:40 / /home rw,relatime shared:1 - nfs4 server:/home rw
+31 30 0:41 / /home/me/my\\040disk rw,relatime - ext4 /dev/vdb rw
+32 22 0:42 / /mnt/remote rw - fuse.sshfs me@there: rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/studies", "ext4"),
+        ("/home/me/studies", "nfs4"),
+        ("/home/me/my disk/studies", "ext4"),
+        ("/homework", "ext4"),
+        ("/mnt/remote/x", "fuse.sshfs"),
+    ],
+)
+def test_the_file_system_is_that_of_the_nearest_mount(path: str, kind: str) -> None:
+    assert record.file_system(Path(path), MOUNTS) == kind
+
+
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "file_system", lambda path: "nfs4")
+    with pytest.raises(RecordError, match=r"network file system .nfs4.*local disk"):
+        Record(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    log = Record(tmp_path)
+    log._connection.execute("PRAGMA max_page_count = 8")  # as a full disk does
+    with pytest.raises(RecordError, match=r"cannot be written .*full.*autotune resume"):
+        for number in range(10_000):
+            log.append(Observed(0, number, {"validation_loss": 1.0}, 0.0))
+    kept = len(log.events)
+    log.close()
+    assert kept > 0
+    log = Record(tmp_path) if record.exists(tmp_path) else None
+    assert log is None or len(log.events) == kept
