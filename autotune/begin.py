@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from autotune import record
+from autotune.decide import build_search
 from autotune.execute.task_address import as_task, load_task
 from autotune.header import SEARCH_DEFAULTS, Header, StudyError, differences, unstarted
 from autotune.plugins import ModelInfo, PluginError
@@ -169,7 +170,7 @@ def _header(plan: Plan, task: Task) -> Header:
     resolved = plan.space.resolve(catalogue)
     first = tuple(_completed(resolved, values, index) for index, values in enumerate(plan.first))
     used = [*plugins_of(resolved), *((kind, chosen["name"]) for kind, chosen in search.items())]
-    return Header(
+    header = Header(
         name=plan.name,
         created=datetime.now(UTC).isoformat(),
         task=plan.task if isinstance(plan.task, str) else None,
@@ -196,6 +197,11 @@ def _header(plan: Plan, task: Task) -> Header:
         },
         source=plan.source,
     )
+    try:
+        build_search(header.context(), search, catalogue.get)
+    except SpaceError as error:
+        raise StudyError(f"search: {error}") from error
+    return header
 
 
 def _check(plan: Plan) -> None:

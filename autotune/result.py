@@ -64,8 +64,6 @@ class Point:
             StudyError: if the task has no importable name and none is given, or it keeps no
                 torch model (a `Trainable`).
         """
-        from autotune.execution import load_run
-
         view = self._view
         given = view.task if task is None else task
         if given is None:
@@ -75,13 +73,28 @@ class Point:
                 f"the task of study {view.name!r} was handed over as an object, which is not "
                 f"kept: pass it, as in load_model(task=task)"
             )
-        model = load_run(view.folder, view.header, given, self).model()
+        model = _model(view.folder, given, self)
         if model is None:
             raise StudyError(
                 f"the task of study {view.name!r} ({view.header.task_name}) keeps no torch model "
                 f"that could be handed out"
             )
         return model
+
+
+def _model(folder: Path, task: Any, point: Point) -> nn.Module | None:
+    from autotune.execute.store import CheckpointStore
+    from autotune.execute.task_address import as_task, load_task
+    from autotune.execute.worker import random_state_kept
+    from autotune.train.task import RunContext
+
+    content = CheckpointStore(folder / "checkpoints").load(point.checkpoint)
+    opened = load_task(task) if isinstance(task, str) else as_task(task)
+    context = RunContext(content["seed"], content["horizon"], "cpu", folder)
+    with random_state_kept("cpu"):  # thawing puts a trial's generators in place of the user's
+        run = opened.open(point.training, context)
+        run.thaw(content["state"])
+        return run.model()
 
 
 def _key(trial: int, step: int, evaluation: Configuration) -> tuple[int, int, str]:

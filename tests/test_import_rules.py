@@ -26,7 +26,7 @@ LOWER = {
 }
 """What each part of the lower floors may import, beside itself."""
 
-JOINING = {"study", "result", "header"}
+JOINING = {"study", "begin", "result", "header"}
 """They join the lower floors, and may import all of those and each other."""
 
 TOP = {"report", "export", "integrations", "api", "cli", "__init__", "__main__"}

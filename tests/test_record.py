@@ -281,9 +281,13 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_record_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     log = Record(tmp_path)
     log._connection.execute("PRAGMA max_page_count = 8")  # as a full disk does
-    with pytest.raises(RecordError, match=r"cannot be written .*full.*autotune resume"):
+
+    def fill() -> None:
         for number in range(10_000):
             log.append(Observed(0, number, {"validation_loss": 1.0}, 0.0))
+
+    with pytest.raises(RecordError, match=r"cannot be written .*full.*autotune resume"):
+        fill()
     kept = len(log.events)
     log.close()
     assert kept > 0

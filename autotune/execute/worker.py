@@ -197,7 +197,7 @@ class JobRunner:
         """Evaluate on a run of its own: the warm training run must go on as if nothing had
         happened, so the random generators of the process are put back too."""
         begun = time.perf_counter()
-        with _random_state_kept(self._device):
+        with random_state_kept(self._device):
             results = None
             try:
                 results = self._measure(job)
@@ -295,7 +295,7 @@ def _numbers(metrics: Mapping[str, Any], method: str) -> dict[str, float]:
 
 
 @contextmanager
-def _random_state_kept(device: str) -> Iterator[None]:
+def random_state_kept(device: str) -> Iterator[None]:
     """Put the process's random generators back on leaving."""
     accelerators = [torch.device(device)] if torch.device(device).type == "cuda" else []
     python, numpy_state = random.getstate(), np.random.get_state()
