@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 from autotune.execute.environment import threads_for
 from autotune.execute.messages import FrameReader, frame, from_plain, to_plain
-from autotune.execute.sending import address_or_bytes
+from autotune.execute.opening import address_or_bytes, opening, refusal
 from autotune.execute.store import CheckpointStore
 from autotune.plugins import PluginError
 from autotune.plugins.execution import (
@@ -32,7 +33,6 @@ from autotune.plugins.execution import (
     Report,
     WorkerLost,
 )
-from autotune.train.task import TaskError
 
 _START = (
     "import sys; sys.path[:] = sys.argv[3:]; "
@@ -153,16 +153,7 @@ class Local(Executor):
             )
         self._context = context
         self._threads = int(context.options.get("threads", threads_for(context.workers)))
-        address, self._task = address_or_bytes(context.task)
-        self._opening = {
-            "type": "open",
-            "address": address,
-            "folder": str(Path(context.folder).absolute()),
-            "plugins": [list(version) for version in context.plugins],
-            "device": context.device,
-            "objective": context.objective,
-            "threads": self._threads,
-        }
+        self._address, self._task = address_or_bytes(context.task)
         CheckpointStore(context.folder / "checkpoints").prepare()
         (context.folder / "logs").mkdir(parents=True, exist_ok=True)
         self._selector = selectors.DefaultSelector()
@@ -233,8 +224,9 @@ class Local(Executor):
     def _start(self, number: int) -> None:
         assert self._selector is not None
         log = self._context.folder / "logs" / f"worker-{number}.log"
-        opening = frame({**self._opening, "worker": number}, self._task)
-        worker = _Worker(number, log, self._threads, opening)
+        orders = asdict(opening(self._context, number, self._address, self._threads))
+        message = frame({"type": "open", "opening": orders}, self._task)
+        worker = _Worker(number, log, self._threads, message)
         self._workers.append(worker)
         self._selector.register(worker.socket, selectors.EVENT_READ, worker)
         if worker.death is not None:
@@ -262,11 +254,8 @@ class Local(Executor):
             self._failed_starts = 0
             return
         if message["type"] == "refused":
-            error = TaskError if message["error"] == "TaskError" else PluginError
-            text = message["message"]
-            if message["error"] not in ("TaskError", "PluginError"):
-                text = f"worker {worker.number} cannot start: {message['error']}: {text}"
-            raise error(f"{text} (the traceback is in {worker.log})")
+            called = f"worker {worker.number}, whose output is in {worker.log}"
+            raise refusal(message["error"], message["message"], called)
         report = from_plain(message)
         self._pending.append(report)
         if isinstance(report, Done | Broken):

@@ -16,7 +16,6 @@ import socket
 import sys
 import threading
 import traceback
-from pathlib import Path
 from typing import Any
 
 from autotune.execute.messages import FrameReader, frame, from_plain, receive, to_plain
@@ -43,16 +42,16 @@ def main(descriptor: int, parent: int) -> None:
     threading.Thread(target=_listen, args=(connection, inbox, interrupted), daemon=True).start()
     message, binary = inbox.get()
     try:
-        runner = _open(message, binary, interrupted)
+        # torch is imported here, with Ctrl-C ignored and the driver's death watched
+        from autotune.execute.opening import Opening
+
+        opening = Opening(**message["opening"])
+        runner = opening.runner(binary, interrupted.__contains__)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        refused = {
-            "type": "refused",
-            "error": type(error).__name__,
-            "message": str(error) or type(error).__name__,
-            "traceback": traceback.format_exc(),
-        }
-        connection.sendall(frame(refused))
+        connection.sendall(
+            frame({"type": "refused", "error": type(error).__name__, "message": str(error)})
+        )
         return
     connection.sendall(frame({"type": "ready"}))
     while True:
@@ -63,36 +62,6 @@ def main(descriptor: int, parent: int) -> None:
         for report in runner.run(job):
             connection.sendall(frame(to_plain(report)))
         interrupted.discard(job.identifier)
-
-
-def _open(message: dict[str, Any], binary: bytes, interrupted: set[int]) -> Any:
-    """The job runner that the opening message describes. Raises whatever is wrong."""
-    import torch
-
-    from autotune.execute.store import CheckpointStore
-    from autotune.execute.task_address import as_task, load_task
-    from autotune.execute.worker import JobRunner, resolve_device
-
-    torch.set_num_threads(message["threads"])
-    if message["plugins"]:
-        from autotune.plugins.discovery import verify
-
-        verify([tuple(version) for version in message["plugins"]])
-    if message["address"] is not None:
-        task = load_task(message["address"])
-    else:
-        import cloudpickle
-
-        task = as_task(cloudpickle.loads(binary))
-    folder = Path(message["folder"])
-    return JobRunner(
-        task,
-        CheckpointStore(folder / "checkpoints"),
-        resolve_device(message["device"], message["worker"]),
-        folder,
-        message["objective"],
-        interrupted.__contains__,
-    )
 
 
 def _listen(

@@ -1,0 +1,129 @@
+"""What a worker is told when it starts, wherever it runs, and what it makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autotune.execute.store import CheckpointStore, Store
+from autotune.execute.task_address import as_task, load_task
+from autotune.execute.worker import JobRunner, resolve_device
+from autotune.plugins import PluginError
+from autotune.plugins.execution import ExecutionContext
+from autotune.train.task import TaskError
+
+
+@dataclass(frozen=True)
+class Opening:
+    """All of a worker's orders but the task's bytes; plain values.
+
+    Args:
+        worker: its number, from 0.
+        address: of the task; None: the task comes as bytes.
+        folder: of the study, absolute.
+        plugins: the (kind, name, distribution, version) it must have alike.
+        device: as in `ExecutionContext`.
+        objective: as in `ExecutionContext`.
+        threads: of torch.
+    """
+
+    worker: int
+    address: str | None
+    folder: str
+    plugins: list[list[str]]
+    device: str
+    objective: str | None
+    threads: int
+
+    def runner(
+        self,
+        task: bytes,
+        interrupted: Callable[[int], bool],
+        store: Store | None = None,
+        folder: Path | None = None,
+    ) -> JobRunner:
+        """The worker's job runner.
+
+        Args:
+            task: by value, unless there is an address.
+            interrupted: as in `JobRunner`.
+            store: for checkpoints (None: the study's folder).
+            folder: for pretrained weights (None: the study's).
+
+        Raises:
+            TaskError: the task cannot be imported here, or there is no such device.
+            PluginError: a plugin is missing or of another version.
+        """
+        torch.set_num_threads(self.threads)
+        if self.plugins:
+            from autotune.plugins.discovery import verify
+
+            verify([(kind, name, dist, version) for kind, name, dist, version in self.plugins])
+        if self.address is not None:
+            opened = load_task(self.address)
+        else:
+            import cloudpickle
+
+            opened = cloudpickle.loads(task)
+        home = Path(self.folder)
+        return JobRunner(
+            opened,
+            store or CheckpointStore(home / "checkpoints"),
+            resolve_device(self.device, self.worker),
+            folder or home,
+            self.objective,
+            interrupted,
+        )
+
+
+def opening(context: ExecutionContext, worker: int, address: str | None, threads: int) -> Opening:
+    """The orders of one worker."""
+    return Opening(
+        worker=worker,
+        address=address,
+        folder=str(Path(context.folder).absolute()),
+        plugins=[list(version) for version in context.plugins],
+        device=context.device,
+        objective=context.objective,
+        threads=threads,
+    )
+
+
+def address_or_bytes(task: Any) -> tuple[str | None, bytes]:
+    """(address, nothing) of a task given by its address, else (None, its pickled bytes).
+
+    The bytes go over a pipe to workers that this process started, and never to disk.
+
+    Raises:
+        TaskError: it is no task, or holds something that cannot be sent.
+    """
+    if isinstance(task, str):
+        return task, b""
+    import cloudpickle
+
+    task = as_task(task)
+    try:
+        return None, cloudpickle.dumps(task)
+    except Exception as error:
+        raise TaskError(
+            f"the task cannot be sent to workers: {type(error).__name__}: {error}. Make what "
+            "cannot be pickled (open files, locks, connections) inside the model or data factory"
+        ) from error
+
+
+def refusal(error: str, message: str, worker: str) -> Exception:
+    """What the driver raises when a worker could not start.
+
+    Args:
+        error: name of the class of what was raised there; message: its text.
+        worker: how people call it, with where its output is.
+    """
+    if error == "TaskError":
+        return TaskError(f"{message} (on {worker})")
+    if error == "PluginError":
+        return PluginError(f"{message} (on {worker})")
+    return PluginError(f"{worker} cannot start: {error}: {message}")

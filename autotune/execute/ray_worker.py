@@ -1,0 +1,132 @@
+"""The actor side of the Ray executor. Imports no ray: the class is made an actor by the driver."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from autotune.execute.messages import from_plain, to_plain
+from autotune.execute.opening import Opening
+from autotune.execute.store import pack, unpack
+from autotune.plugins.execution import Done
+
+PRETRAINED = "pretrained"
+"""Folder of pretrained weights within a run's folder; see `RunContext.folder`."""
+
+
+class _HandedStore:
+    """Checkpoints of a worker that does not see the study's folder: they come with the jobs
+    and leave with the reports."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, bytes] = {}
+        self.made: dict[str, bytes] = {}
+
+    def save(self, trial: int, step: int, content: Mapping[str, Any]) -> str:
+        """Pack for the driver."""
+        name, data = pack(trial, step, content)
+        self.made[name] = data
+        return name
+
+    def load(self, name: str) -> dict[str, Any]:
+        """Unpack what the driver sent along."""
+        return unpack(name, self.given[name])
+
+
+class RayWorker:
+    """Runs jobs in an actor. Everything that crosses its border is plain values and bytes."""
+
+    def __init__(self) -> None:
+        self._interrupted: set[int] = set()
+        self._handed: _HandedStore | None = None
+        self._folder: Path | None = None
+        self._known: set[str] = set()
+
+    def open(
+        self, orders: dict[str, Any], task: bytes, path: list[str], marker: tuple[str, str] | None
+    ) -> dict[str, Any]:
+        """Import the task.
+
+        Args:
+            orders: the fields of an `Opening`.
+            task: by value, unless it has an address.
+            path: the driver's import path; what exists here is made importable.
+            marker: a file in the study's folder and its content, by which a worker knows that
+                it sees that folder; None: take it as unseen.
+        """
+        sys.path += [place for place in path if place not in sys.path and os.path.isdir(place)]
+        try:
+            opening = Opening(**orders)
+            if marker is not None and _reads(*marker):
+                log = Path(opening.folder) / "logs" / f"worker-{opening.worker}.log"
+                with log.open("ab") as output:
+                    os.dup2(output.fileno(), 1)
+                    os.dup2(output.fileno(), 2)
+            else:
+                self._handed = _HandedStore()
+                self._folder = Path(tempfile.mkdtemp(prefix="autotune-"))
+            self._runner = opening.runner(
+                task, self._interrupted.__contains__, self._handed, self._folder
+            )
+        except (Exception, SystemExit) as error:
+            traceback.print_exc()
+            return {"type": "refused", "error": type(error).__name__, "message": str(error)}
+        return {"type": "ready", "shared": self._handed is None, "process": os.getpid()}
+
+    def run(
+        self, message: dict[str, Any], files: Mapping[str, bytes]
+    ) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+        """Reports of a job as they happen, each with files for the driver.
+
+        Args:
+            message: the job.
+            files: its checkpoint and pretrained weights, by name, where the folder is not
+                shared.
+        """
+        job = from_plain(message)
+        if self._handed is not None:
+            self._handed.given = {n: data for n, data in files.items() if "/" not in n}
+            self._receive({n: data for n, data in files.items() if "/" in n})
+        for report in self._runner.run(job):
+            made: dict[str, bytes] = {}
+            if self._handed is not None and isinstance(report, Done):
+                made = {**self._handed.made, **self._new_files()}
+                self._handed.made = {}
+            yield to_plain(report), made
+        self._interrupted.discard(job.identifier)
+
+    def interrupt(self, identifier: int) -> None:
+        """Have a job freeze after the unit it is in. Runs beside `run`."""
+        self._interrupted.add(identifier)
+
+    def _receive(self, files: Mapping[str, bytes]) -> None:
+        assert self._folder is not None
+        for name, data in files.items():
+            path = self._folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            self._known.add(name)
+
+    def _new_files(self) -> dict[str, bytes]:
+        """Pretrained weights made here that the driver has not seen."""
+        assert self._folder is not None
+        found = {
+            str(path.relative_to(self._folder)): path
+            for path in (self._folder / PRETRAINED).rglob("*")
+            if path.is_file() and path.suffix == ".safetensors"
+        }
+        new = {name: path.read_bytes() for name, path in found.items() if name not in self._known}
+        self._known.update(new)
+        return new
+
+
+def _reads(path: str, content: str) -> bool:
+    try:
+        return Path(path).read_text() == content
+    except OSError:
+        return False
