@@ -10,7 +10,8 @@ from torch import nn
 
 from autotune.plugins import Optimizer
 from autotune.space import Float, Ordinal, Prior, Space
-from autotune_plugins.optimizers._groups import can_fuse, parameter_groups
+
+from ._groups import can_fuse, parameter_groups
 
 
 class AdamW(Optimizer):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from autotune.plugins import Optimizer
 from autotune.space import Float, Ordinal, Prior, Space
-from autotune_plugins.optimizers._foreach import gradients, parameters_with_gradients
-from autotune_plugins.optimizers._groups import parameter_groups
+
+from ._foreach import gradients, parameters_with_gradients
+from ._groups import parameter_groups
 
 
 class LionOptimizer(torch.optim.Optimizer):

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from autotune.plugins import Control, Progress, Schedule, Signals
 from autotune.space import Float, Prior, Space
-from autotune_plugins.schedules._shapes import cosine, share_done, warm_up
+
+from ._shapes import cosine, share_done, warm_up
 
 
 class Cosine(Schedule):

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from autotune.plugins import Control, Progress, Schedule, Signals
 from autotune.space import Categorical, Choice, Float, Integer, Prior, Space
-from autotune_plugins.schedules._shapes import (
+
+from ._shapes import (
     DESCENTS,
     exponential,
     share_done,

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from autotune.plugins import Control, Progress, Schedule, Signals
 from autotune.space import Categorical, Float, Prior, Space
-from autotune_plugins.schedules._shapes import COOLDOWNS, share_done, warm_up, warm_up_space
+
+from ._shapes import COOLDOWNS, share_done, warm_up, warm_up_space
 
 
 class WarmupStableDecay(Schedule):
