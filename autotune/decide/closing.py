@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from autotune.decide.configurations import identity
 from autotune.decide.ranking import ranked
 from autotune.plugins.search import (
@@ -34,7 +32,7 @@ from autotune.plugins.search import (
     Wait,
 )
 from autotune.plugins.trials import Trial, Trials
-from autotune.space import Choice, Configuration, Space
+from autotune.space import Choice, Configuration, Space, SpaceError
 
 CLOSING_SHARE = 0.15
 """Share of a budget in seconds that is kept back for the closing phase."""
@@ -104,7 +102,7 @@ class Closing:
         # choices do; with an objective measured alone as the only one, there is no stream.
         self._alone = any(o.alone for o in evaluated)
         self._streams = any(not o.alone for o in evaluated) or (
-            not evaluated and not context.evaluation_space.is_empty
+            not evaluated and bool(context.evaluation_space.slots)
         )
         self.needed = self._alone or self._streams
         self.begun = False
@@ -196,7 +194,8 @@ class Closing:
     def _systematic(self, best: list[Trial]) -> Iterator[Evaluate]:
         """Trial by trial, every option at its default."""
         for trial in best:
-            for evaluation in self._options:
+            default = self.context.evaluation_space.default(trial.configuration)
+            for evaluation in (default, *self._options):
                 if self._open(trial, evaluation):
                     yield Evaluate(trial.number, trial.frozen, evaluation)
 
@@ -294,7 +293,10 @@ def _options(space: Space) -> list[Configuration]:
     """The default, and every option of every choice outside another choice at its default."""
     found = {identity(c): c for c in [space.default()]}
     for partial in _partials(space):
-        configuration = space.complete(partial)
+        try:
+            configuration = space.complete(partial)
+        except SpaceError:  # forbidden with the other choices at their defaults
+            continue
         found.setdefault(identity(configuration), configuration)
     return list(found.values())
 
