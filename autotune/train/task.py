@@ -35,8 +35,8 @@ class RunContext:
         seed: fixes initial weights, sample order and augmentation.
         horizon: in units (epochs or steps, as the task counts).
         device: a torch device string.
-        folder: where pretrained weights are kept, made once and shared by all runs of a
-            study (None: kept nowhere).
+        folder: the study's folder; pretrained weights are made once and kept under its
+            ``pretrained/`` for all runs (None: kept nowhere).
     """
 
     seed: int
@@ -63,7 +63,8 @@ class Run(ABC):
 
     @abstractmethod
     def thaw(self, state: Mapping[str, Any]) -> None:
-        """Continue from `freeze`, bit for bit on the same CPU type, versions, threads."""
+        """Continue from `freeze`, in a run just opened with the same configuration and context;
+        bit for bit on the same CPU type, versions, threads. `state` is left as it is."""
 
     def static(self) -> Mapping[str, float]:
         """Metrics measured once (trainable_parameters, parameters, ...)."""

@@ -1,0 +1,370 @@
+"""From batches to optimizer steps: schedule, precision, accumulation, clipping, averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autotune.plugins import Adapter, Control, Optimizer, PluginError, Progress, Schedule, Signals
+from autotune.train.average import WeightAverage
+from autotune.train.data import Data
+from autotune.train.evaluation import Loss, apply_loss, check_outputs
+from autotune.train.feed import Batch, Feed
+from autotune.train.settings import Settings
+from autotune.train.state import from_plain, to_plain
+from autotune.train.task import NotFinite, TaskError
+from autotune.train.tensors import call, map_tensors, to_device
+
+SUPPLIED_TO_OPTIMIZERS = frozenset({"closure", "loss", "second_order"})
+SUPPLIED_TO_SCHEDULES = frozenset({"gradient_norm"})
+CHECK_EVERY = 50
+"""Batches between looks at the losses on a GPU, since each look waits for it."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a stepper works with; `augment` makes a batch's inputs of a batch."""
+
+    model: nn.Module
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule | None
+    adapter: Adapter | None
+    settings: Settings
+    feed: Feed
+    augment: Callable[[Any, Tensor], Any]
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Group:
+    """The batches of the optimizer step under way: how many have been taken, their samples,
+    the samples planned for all of them, and the sum of loss times samples."""
+
+    batches: int = 0
+    samples: int = 0
+    planned: int = 0
+    loss: float = 0.0
+
+
+class Stepper:
+    """Trains on one batch after the other.
+
+    `samples` and `steps` count training samples and optimizer steps so far. `losses` holds the
+    (loss, samples) of the batches since it was last cleared.
+    """
+
+    def __init__(self, parts: Parts, horizon_samples: int) -> None:
+        self.parts = parts
+        self.samples = 0
+        self.steps = 0
+        self.losses: list[tuple[Tensor, int]] = []
+        settings, model = parts.settings, parts.model
+        self._needs = parts.optimizer.needs
+        self._check_needs()
+        self._parameters = [
+            (name, parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        ]
+        if not self._parameters:
+            raise TaskError("no parameter of the model requires a gradient: nothing to train")
+        self.optimizer = parts.optimizer.build(self._parameters)
+        for group in self.optimizer.param_groups:
+            if "lr" not in group:
+                raise PluginError(
+                    f"the optimizer {parts.optimizer.name!r} has a parameter group without 'lr'"
+                )
+            group.setdefault("initial_lr", float(group["lr"]))
+        self._scaler = (
+            torch.amp.GradScaler(parts.device.type) if settings.precision == torch.float16 else None
+        )
+        decay = settings.weight_average_decay
+        self.average = WeightAverage(model, decay) if decay is not None else None
+        self._batch_size = settings.batch_size
+        self._next_batch_size = settings.batch_size
+        self._group = Group()
+        self._signals = Signals()
+        self._pending: list[tuple[Any, Any, int]] = []
+        self._progress = Progress(
+            samples=0,
+            horizon_samples=horizon_samples,
+            samples_per_epoch=parts.feed.data.epoch_samples,
+            steps=0,
+            batch_size=settings.batch_size * settings.accumulation_steps,
+        )
+
+    @property
+    def _deferred(self) -> bool:
+        """Whether batches wait for the last of their group instead of going through the model
+        at once: where the loss is evaluated again, or the graph must outlive the group."""
+        return "closure" in self._needs or (
+            "second_order" in self._needs and self.parts.settings.accumulation_steps > 1
+        )
+
+    def advance(self) -> bool:
+        """Train on the next batch of the epoch, and take an optimizer step if the batch
+        completes one. False if the epoch held no more batches.
+
+        Raises:
+            NotFinite: the loss is NaN or infinite.
+        """
+        parts, settings = self.parts, self.parts.settings
+        planned = parts.feed.planned(self._batch_size, settings.accumulation_steps)
+        batch = parts.feed.next(self._batch_size)
+        if batch is None:
+            if self._group.batches:
+                self._step()
+            return False
+        if not self._group.batches:
+            self._begin_step(planned)
+        prepared = self._prepare(batch)
+        if self._deferred:
+            self._pending.append(prepared)
+        else:
+            self._backward(*prepared)
+        self._group = replace(
+            self._group,
+            batches=self._group.batches + 1,
+            samples=self._group.samples + batch.samples,
+        )
+        self.samples += batch.samples
+        if self._group.batches == settings.accumulation_steps or parts.feed.exhausted:
+            self._step()
+        return True
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision that the model computes in."""
+        precision = self.parts.settings.precision
+        if precision is None:
+            return nullcontext()
+        return torch.autocast(self.parts.device.type, dtype=precision)
+
+    def check_finite(self) -> None:
+        """Raise `NotFinite` if one of the kept losses is NaN or infinite."""
+        if not self.losses:
+            return
+        finite = torch.stack([loss for loss, _ in self.losses]).isfinite()
+        if not bool(finite.all()):
+            first = int(finite.logical_not().nonzero()[0])
+            raise NotFinite(
+                f"the training loss is {self.losses[first][0].item()} in epoch "
+                f"{self.parts.feed.epoch + 1}, after about {self.steps} optimizer steps"
+            )
+
+    def mean_loss(self) -> float:
+        """Mean training loss over samples since `losses` was last cleared; clears it."""
+        samples = sum(count for _, count in self.losses)
+        total = sum(loss.double().item() * count for loss, count in self.losses)
+        self.losses.clear()
+        return total / max(1, samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, plain."""
+        parts = self.parts
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": parts.schedule.state_dict() if parts.schedule else {},
+            "scaler": self._scaler.state_dict() if self._scaler else None,
+            "average": self.average.state_dict() if self.average else None,
+            "gradients": {
+                name: parameter.grad
+                for name, parameter in self._parameters
+                if parameter.grad is not None
+            },
+            "pending": self._pending,
+            "counts": {"samples": self.samples, "steps": self.steps},
+            "group": asdict(self._group),
+            "progress": asdict(self._progress),
+            "signals": asdict(self._signals),
+            "batch_size": [self._batch_size, self._next_batch_size],
+        }
+        return {key: to_plain(value, key) for key, value in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`, in a stepper of the same parts."""
+        state = from_plain({key: state[key] for key in self.state_dict()})
+        device = self.parts.device
+        _load_optimizer(self.optimizer, state["optimizer"])
+        if self.parts.schedule:
+            self.parts.schedule.load_state_dict(state["schedule"])
+        if self._scaler:
+            self._scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        for name, parameter in self._parameters:
+            gradient = state["gradients"].get(name)
+            parameter.grad = None if gradient is None else gradient.to(device)
+        self._pending = [
+            (to_device(inputs, device), to_device(targets, device), samples)
+            for inputs, targets, samples in state["pending"]
+        ]
+        self.samples, self.steps = state["counts"]["samples"], state["counts"]["steps"]
+        self._group = Group(**state["group"])
+        self._progress = Progress(**state["progress"])
+        self._signals = Signals(**state["signals"])
+        self._batch_size, self._next_batch_size = state["batch_size"]
+        self.losses.clear()
+
+    def _begin_step(self, planned: int) -> None:
+        """Ask the schedule what to do with the step about to be taken."""
+        self._group = Group(planned=planned)
+        self._progress = replace(
+            self._progress, samples=self.samples, steps=self.steps, batch_size=planned
+        )
+        schedule = self.parts.schedule
+        control = schedule.control(self._progress, self._signals) if schedule else Control()
+        for group in self.optimizer.param_groups:
+            factor = control.factor * control.group_factors.get(group.get("name", ""), 1.0)
+            rate = group["initial_lr"] * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        if control.batch_size is not None:
+            if control.batch_size < 1:
+                raise PluginError(
+                    f"the schedule commands a batch size of {control.batch_size}; "
+                    "expected at least 1"
+                )
+            self._next_batch_size = -(
+                -int(control.batch_size) // self.parts.settings.accumulation_steps
+            )
+
+    def _prepare(self, batch: Batch) -> tuple[Any, Any, int]:
+        inputs = to_device(batch.inputs, self.parts.device)
+        targets = to_device(batch.targets, self.parts.device)
+        draws = batch.uniforms.to(self.parts.device)
+        return self.parts.augment(inputs, draws), targets, batch.samples
+
+    def _backward(self, inputs: Any, targets: Any, samples: int, first: bool = True) -> Tensor:
+        """Add a batch's share of the group's mean gradient; its share of the mean loss."""
+        parts = self.parts
+        with torch.enable_grad():
+            with self.autocast():
+                outputs = check_outputs(call(parts.model, inputs), inputs)
+                loss = apply_loss(parts.loss, outputs, targets)
+                extra = parts.adapter.extra_loss() if parts.adapter else None
+                total = loss if extra is None else loss + extra
+            if not total.requires_grad:
+                raise TaskError("the loss does not depend on any trainable parameter")
+            if first:
+                self._keep(total, samples)
+            if samples != self._group.planned:
+                total = total * (samples / self._group.planned)
+            scaled = self._scaler.scale(total) if self._scaler else total
+            scaled.backward(create_graph="second_order" in self._needs)
+        return total.detach()
+
+    def _keep(self, loss: Tensor, samples: int) -> None:
+        loss = loss.detach().clone()
+        self.losses.append((loss, samples))
+        if self.parts.device.type == "cpu" or len(self.losses) % CHECK_EVERY == 0:
+            self.check_finite()
+        if "loss" in self._needs:
+            group = self._group
+            self._group = replace(group, loss=group.loss + loss.item() * samples)
+
+    def _step(self) -> None:
+        """Take the optimizer step that the group of batches is for."""
+        arguments: tuple[Any, ...] = ()
+        if "closure" in self._needs:
+            arguments = (self._closure(),)
+        else:
+            for pending in self._pending:
+                self._backward(*pending)
+            self._after_backward()
+            if "loss" in self._needs:
+                mean = self._group.loss / self._group.samples
+                arguments = (lambda: mean,)
+        if self._scaler:
+            self._scaler.step(self.optimizer, *arguments)
+            self._scaler.update()
+        else:
+            self.optimizer.step(*arguments)
+        self.steps += 1
+        if self.parts.adapter:
+            self.parts.adapter.after_step(self._progress)
+        self._clear_gradients()
+        if self.average:
+            self.average.update(self.parts.model, self.steps)
+        self._pending = []
+        self._group = Group()
+        self._batch_size = self._next_batch_size
+
+    def _closure(self) -> Callable[[], Tensor]:
+        """Computes the group's loss and gradients anew whenever it is called."""
+        calls = 0
+
+        def closure() -> Tensor:
+            nonlocal calls
+            calls += 1
+            self._clear_gradients()
+            shares = [self._backward(*pending, first=calls == 1) for pending in self._pending]
+            self._after_backward()
+            return torch.stack(shares).sum()
+
+        return closure
+
+    def _after_backward(self) -> None:
+        """What happens to the finished gradients before the optimizer sees them."""
+        settings, group = self.parts.settings, self._group
+        if self._scaler:
+            self._scaler.unscale_(self.optimizer)
+        if group.samples != group.planned:  # the epoch ended earlier than announced
+            for _, parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(group.planned / group.samples)
+        if self.parts.adapter:
+            self.parts.adapter.after_backward(self._progress)
+        schedule = self.parts.schedule
+        wanted = schedule is not None and "gradient_norm" in schedule.needs
+        if not wanted and settings.gradient_clip_norm is None:
+            return
+        limit = settings.gradient_clip_norm
+        norm = nn.utils.clip_grad_norm_(
+            [parameter for _, parameter in self._parameters],
+            float("inf") if limit is None else limit,
+        )
+        if wanted:
+            self._signals = Signals(gradient_norm=norm.item())
+
+    def _clear_gradients(self) -> None:
+        for _, parameter in self._parameters:
+            parameter.grad = None
+
+    def _check_needs(self) -> None:
+        parts = self.parts
+        unmet = set(self._needs) - SUPPLIED_TO_OPTIMIZERS
+        if parts.schedule:
+            unmet |= set(parts.schedule.needs) - SUPPLIED_TO_SCHEDULES
+        if unmet:
+            raise PluginError(
+                f"{parts.optimizer.name!r} or its schedule needs {', '.join(sorted(unmet))}, "
+                "which TorchTask does not supply"
+            )
+        if "closure" in self._needs and parts.settings.precision == torch.float16:
+            raise TaskError(
+                f"mixed_precision: the optimizer {parts.optimizer.name!r} evaluates the loss "
+                "again, which float16 with its gradient scaling does not allow; "
+                "use bfloat16 or off"
+            )
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """`load_state_dict`, and then the types that the state really had: torch casts state to its
+    parameter's type, which changes it where an optimizer keeps float64 or integers."""
+    optimizer.load_state_dict(dict(state))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    identifiers = [i for group in state["param_groups"] for i in group["params"]]
+    for identifier, parameter in zip(identifiers, parameters, strict=True):
+        saved, loaded = state["state"].get(identifier, {}), optimizer.state.get(parameter, {})
+        for key, value in saved.items():
+            now = loaded.get(key) if isinstance(loaded, dict) else None
+            if isinstance(value, Tensor) and isinstance(now, Tensor) and now.dtype != value.dtype:
+                loaded[key] = value.to(now.device, copy=True)
