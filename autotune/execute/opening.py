@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from autotune.execute.store import CheckpointStore, Store
-from autotune.execute.task_address import as_task, load_task
+from autotune.execute.task_address import load_task
 from autotune.execute.worker import JobRunner, resolve_device
 from autotune.plugins import PluginError
 from autotune.plugins.execution import ExecutionContext
-from autotune.train.task import TaskError
+from autotune.train import TaskError, as_task
 
 
 @dataclass(frozen=True)

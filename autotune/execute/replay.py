@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from autotune.execute.recorded_table import RecordedTable, not_finite_message
 from autotune.execute.store import checkpoint_name
-from autotune.execute.task_address import as_task, load_task
+from autotune.execute.task_address import load_task
 from autotune.plugins import PluginError
 from autotune.plugins.execution import (
     Broken,
@@ -27,6 +27,7 @@ from autotune.plugins.execution import (
     TrainJob,
     Unit,
 )
+from autotune.train import as_task
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """Importing the task that a study names: ``package.module:object`` or ``/path/file.py:object``.
 
 A study file may name only what was made to be tuned: a `Task`, a `Trainable`, or a function
-marked ``@autotune.task``. Anything else is refused, so that a file from elsewhere cannot call
-``os:abort`` by naming it. Importing runs the module, as any import does.
+marked ``@autotune.task`` (`autotune.train.as_task`). Anything else is refused, so that a file
+from elsewhere cannot call ``os:abort`` by naming it. Importing runs the module, as any import
+does.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autotune.train.task import Task, TaskError
+from autotune.train import Task, TaskError, as_task
 
 _FORM = re.compile(r"(?P<module>.+):(?P<object>[^\W\d]\w*(\.[^\W\d]\w*)*)")
 
@@ -56,49 +56,12 @@ def load_task(address: str, *, folder: Path | None = None) -> Task:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TaskError(f"task {address!r}: {place} has no {name!r}{hint}")
         found = getattr(found, part)
-    return as_task(found, f"task {address!r}")
-
-
-def as_task(thing: Any, called: str = "the task") -> Task:
-    """`thing` as a `Task`: itself, an object of a `Trainable` class, or what a function marked
-    ``@autotune.task`` returns. Raises `TaskError` for anything else."""
-    if isinstance(thing, Task):
-        return thing
-    if inspect.isclass(thing) and (made := _from_class(thing, called)) is not None:
-        return made
-    if callable(thing) and getattr(thing, "__autotune_task__", False) is True:
-        try:
-            made = thing()
-        except Exception as error:
-            raise TaskError(f"{called}: calling it failed: {_say(error)}") from error
-        if isinstance(made, Task) or inspect.isclass(made):
-            return as_task(made, called)
-        raise TaskError(f"{called} returned {_kind(made)}; expected a Task")
-    if inspect.isfunction(thing):
-        raise TaskError(
-            f"{called} is a function without the mark; if it takes no arguments and returns a "
-            "Task, write @autotune.task above it"
-        )
-    raise TaskError(
-        f"{called} is {_kind(thing)}; expected a Task (such as TorchTask(...)), a Trainable "
-        "class, or a function marked @autotune.task"
-    )
-
-
-def _from_class(thing: type, called: str) -> Task | None:
-    from autotune.train import Trainable
-
-    if issubclass(thing, Trainable):
-        return Trainable.as_task(thing)
-    if issubclass(thing, Task):
-        if inspect.isabstract(thing):
-            missing = ", ".join(sorted(thing.__abstractmethods__))
-            raise TaskError(f"{called} is a Task without {missing}")
-        try:
-            return thing()
-        except Exception as error:
-            raise TaskError(f"{called}: making it without arguments failed: {error}") from error
-    return None
+    try:
+        return as_task(found)
+    except TaskError as error:
+        raise TaskError(f"task {address!r}: {error}") from error.__cause__
+    except (Exception, SystemExit) as error:
+        raise TaskError(f"task {address!r}: making it failed: {_say(error)}") from error
 
 
 def _import_module(address: str, name: str) -> ModuleType:
@@ -146,11 +109,3 @@ def _say(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.lineno:
         where = f" (line {error.lineno})"
     return f"{type(error).__name__}: {error}{where}"
-
-
-def _kind(thing: Any) -> str:
-    if inspect.isclass(thing):
-        return f"the class {thing.__qualname__}"
-    if inspect.isroutine(thing):
-        return f"the function {getattr(thing, '__qualname__', thing)}"
-    return f"a {type(thing).__qualname__}"

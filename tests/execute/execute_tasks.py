@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-import autotune.train.task as contracts
+from autotune.train import NotFinite, Run, Task, Trainable, task
 
 
-class SmallRun(contracts.Run):
+class SmallRun(Run):
     """A linear model trained on random batches: every generator of the process matters."""
 
     def __init__(self, configuration, context):
@@ -50,7 +50,7 @@ class SmallRun(contracts.Run):
         if bad == "raise":
             raise ValueError("the model is\nbroken")
         if bad == "not_finite":
-            raise contracts.NotFinite("loss is nan")
+            raise NotFinite("loss is nan")
         if bad == "out_of_memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
         if bad == "allocate":
@@ -68,6 +68,10 @@ class SmallRun(contracts.Run):
                 os.kill(os.getpid(), signal.SIGKILL)
         if bad == "sleep":
             time.sleep(self.configuration["seconds"])
+        if bad == "pretrain":
+            folder = self.context.folder / "pretrained"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "base.safetensors").write_bytes(b"made once")
         if bad == "print":
             print("hello from the task", flush=True)
 
@@ -110,7 +114,7 @@ class SmallRun(contracts.Run):
         return {"test_loss": self.network.bias.item()}
 
 
-class SmallTask(contracts.Task):
+class SmallTask(Task):
     def open(self, configuration, context):
         if configuration.get("bad") == "open":
             raise ValueError("no such architecture")
@@ -125,16 +129,33 @@ class WrongMetrics(SmallRun):
         return self.configuration["metrics"]
 
 
+class Loop(Trainable):
+    """A user's own loop."""
+
+    def setup(self, configuration, context):
+        self.value = configuration["rate"]
+
+    def step(self):
+        self.value *= 0.5
+        return {"loss": self.value + random.random()}
+
+    def state(self):
+        return {"value": self.value}
+
+    def load(self, state):
+        self.value = state["value"]
+
+
 small = SmallTask()
 not_a_task = {"a": "dictionary"}
 
 
-@contracts.task
+@task
 def marked():
     return SmallTask()
 
 
-@contracts.task
+@task
 def marked_wrongly():
     return math.pi
 

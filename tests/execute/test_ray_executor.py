@@ -1,0 +1,161 @@
+"""One Ray cluster of this machine for the whole module: starting it takes seconds."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import execute_tasks
+import pytest
+from jobs import context, evaluate, finish, go_on, train, without_times
+
+from autotune.execute.local import Local
+from autotune.execute.ray import Ray
+from autotune.plugins import PluginError
+from autotune.plugins.execution import Done, Unit, WorkerLost
+from autotune.train.task import TaskError
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    handler = signal.getsignal(signal.SIGTERM)
+    first = Ray()
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        first.open(context(execute_tasks.small, Path(folder), workers=2))
+        print(f"\nRay with two workers is up after {time.perf_counter() - begun:.1f} s")
+        assert signal.getsignal(signal.SIGTERM) is handler
+        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        yield first
+        first.close()
+    assert not sys.modules["ray"].is_initialized(), "the cluster it started is stopped"
+
+
+@pytest.fixture(scope="module")
+def ray_workers(cluster: Ray, tmp_path_factory: pytest.TempPathFactory):
+    """Another executor on the same cluster."""
+    for worker in cluster._workers:
+        cluster._ray.kill(worker.actor)
+    executor = Ray()
+    executor.open(context(execute_tasks.small, tmp_path_factory.mktemp("study"), workers=2))
+    yield executor
+    executor.close()
+    assert cluster._ray.is_initialized(), "a cluster that it did not start goes on"
+
+
+def test_reports_are_those_of_local_workers(ray_workers: Ray, tmp_path: Path) -> None:
+    local = Local()
+    local.open(context(execute_tasks.small, tmp_path))
+    try:
+        told = []
+        for executor in (ray_workers, local):
+            starts = [train(0, 3), train(1, 4), train(2, 5, bad="raise", at=4)]
+            first = finish(executor, *starts)
+            again = [
+                go_on(job, reports[-1], 6)
+                for job, reports in zip(starts, first, strict=True)
+                if isinstance(reports[-1], Done)
+            ]
+            told.append([without_times(reports) for reports in first + finish(executor, *again)])
+        assert told[0] == told[1]
+    finally:
+        local.close()
+
+
+def test_units_stream_and_an_interrupt_freezes(ray_workers: Ray) -> None:
+    job = train(0, 18, bad="sleep", at=2, seconds=1.5)
+    ray_workers.submit(job)
+    first = ray_workers.poll(20.0)
+    assert [type(report) for report in first] == [Unit]
+    ray_workers.interrupt()
+    rest = ray_workers.poll(20.0)
+    while not isinstance(rest[-1], Done):
+        rest += ray_workers.poll(20.0)
+    assert [(type(report), report.step) for report in rest] == [(Unit, 2), (Done, 2)]
+    ((*_, done),) = finish(ray_workers, go_on(job, rest[-1], 3))
+    assert (done.step, done.exact) == (3, True)
+
+
+def test_evaluations_run_beside_training(ray_workers: Ray) -> None:
+    job = train(0, 2)
+    ((*_, done),) = finish(ray_workers, job)
+    ((stream,),) = finish(ray_workers, evaluate(job, done, shift=1.0))
+    assert stream.report["shifted"] == pytest.approx(stream.select["shifted"] + 1)
+
+
+def test_a_killed_actor_is_lost_and_replaced(ray_workers: Ray, tmp_path: Path) -> None:
+    job = train(0, 4, bad="kill_once", at=3, flag=str(tmp_path / "flag"))
+    ((*units, lost),) = finish(ray_workers, job)
+    assert [unit.step for unit in units] == [1, 2]
+    assert isinstance(lost, WorkerLost)
+    assert "died" in lost.message
+    (uninterrupted,) = finish(ray_workers, train(0, 4))
+    again = train(0, 4, bad="kill_once", at=3, flag=str(tmp_path / "flag"))
+    (reports,) = finish(ray_workers, again)
+    assert without_times(reports) == without_times(uninterrupted)
+    end = time.monotonic() + 60
+    while ray_workers.free < 2 and time.monotonic() < end:
+        ray_workers.poll(0.5)
+    assert ray_workers.free == 2
+
+
+def test_prints_go_to_the_studys_logs(ray_workers: Ray) -> None:
+    finish(ray_workers, train(0, 2, bad="print"))
+    logs = Path(ray_workers._context.folder) / "logs"
+    assert "hello from the task" in "".join(p.read_text() for p in logs.iterdir())
+
+
+def test_workers_without_the_folder_hand_their_checkpoints_over(
+    ray_workers: Ray, tmp_path: Path
+) -> None:
+    executor = Ray()
+    options = {"shared_folder": False, "num_cpus": 0.0}
+    executor.open(context(execute_tasks.small, tmp_path, options=options))
+    try:
+        (uninterrupted,) = finish(executor, train(0, 4))
+        job = train(0, 2)
+        ((*first, done),) = finish(executor, job)
+        names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+        assert done.checkpoint in names
+        finish(executor, train(1, 1))
+        ((*rest, last),) = finish(executor, go_on(job, done, 4))
+        assert without_times([*first, *rest]) == without_times(uninterrupted[:-1])
+        assert last.exact
+        ((stream,),) = finish(executor, evaluate(job, done))
+        assert "shifted" in stream.select
+        # weights made on a node come to the study's folder, and from there to other workers
+        made = train(5, 1, bad="pretrain", at=1)
+        finish(executor, made)
+        kept = tmp_path / "pretrained" / "base.safetensors"
+        assert kept.read_bytes() == b"made once"
+    finally:
+        executor.close()
+
+
+def test_mistakes_are_said_when_it_opens(ray_workers: Ray, tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match="no option 'cpus'"):
+        Ray().open(context(execute_tasks.small, tmp_path, options={"cpus": 2}))
+    with pytest.raises(PluginError, match=r"need 2000 CPUs; the cluster has"):
+        Ray().open(context(execute_tasks.small, tmp_path, options={"num_cpus": 2000}))
+    with pytest.raises(TaskError, match="no_such_thing"):
+        Ray().open(
+            context("execute_tasks:no_such_thing", tmp_path, options={"num_cpus": 0.0})
+        )
+
+
+def test_overhead_of_a_segment(ray_workers: Ray) -> None:
+    jobs = [train(trial, 1) for trial in range(3)]
+    ends = [reports[-1] for reports in finish(ray_workers, *jobs)]
+    begun, segments = time.perf_counter(), 0
+    for _ in range(10):
+        jobs = [go_on(job, end, end.step + 1) for job, end in zip(jobs, ends, strict=True)]
+        ends = [reports[-1] for reports in finish(ray_workers, *jobs)]
+        segments += 3
+    overhead = (time.perf_counter() - begun) / segments * 1e3
+    print(f"\nRay: {overhead:.1f} ms per one-unit segment with a thaw, two workers")
+    assert overhead < 100
