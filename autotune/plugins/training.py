@@ -22,8 +22,13 @@ from autotune.plugins.base import Plugin
 class Optimizer(Plugin):
     """Builds a torch optimizer. Parameter groups carry their base rate in ``lr``.
 
-    `needs` may name ``"closure"`` (step re-evaluates the loss), ``"loss"`` (step is given the
-    loss value), ``"second_order"`` (backward with create_graph), ``"per_sample_gradients"``.
+    `needs` may name ``"closure"`` (``step(closure)``; no gradients exist before, and each call
+    of the closure clears them, computes loss and gradients, and returns the loss), ``"loss"``
+    (``step(closure)`` with the gradients there; the closure merely returns the loss as a
+    float), ``"second_order"`` (backward with create_graph), ``"per_sample_gradients"``.
+
+    An optimizer with methods ``train()`` and ``eval()``, as schedule-free ones have, is switched
+    around each measurement. The loop keeps the base rate of a group in its ``initial_lr``.
     """
 
     kind: ClassVar[str] = "optimizer"

@@ -10,6 +10,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -162,15 +163,13 @@ def uniforms(seed: int, epoch: int, indices: NDArray[np.int64], draws: int) -> T
     Each is a hash (SplitMix64; Steele, Lea and Flood 2014) of (seed, epoch, index, draw), so
     the batch that a sample is in makes no difference.
     """
-    key = np.uint64(derive_seed("augment", seed, epoch))
-    counter = indices.astype(np.uint64)[:, None] * np.uint64(max(draws, 1))
-    counter = counter + np.arange(draws, dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        bits = key + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        bits = bits ^ (bits >> np.uint64(31))
-    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * np.float32(2**-24))
+    counters = indices[:, None] * max(draws, 1) + np.arange(draws, dtype=np.int64)
+    start = np.full(counters.shape, derive_seed("augment", seed, epoch), dtype=np.uint64)
+    bits = start + (counters.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bits = bits ^ (bits >> np.uint64(31))
+    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32)) * 2.0**-24
 
 
 def batches(
@@ -202,7 +201,7 @@ def loader(data: Data, groups: Sequence[NDArray[np.int64]], seed: int) -> DataLo
         SeededItems(data.train, seed),
         batch_sampler=[group.tolist() for group in groups],
         num_workers=data.workers,
-        collate_fn=data.collate or default_collate,
+        collate_fn=partial(collate, data),
         generator=torch.Generator().manual_seed(0),  # else it draws from the global one
     )
 
@@ -255,7 +254,7 @@ def _split(name: str, value: Any, iterable: bool = False) -> Any:
         raise TaskError(f"{where} is a DataLoader; give its data set, autotune makes the batches")
     if isinstance(value, TensorDataset) and len(value.tensors) == 2:
         value = value.tensors
-    if isinstance(value, tuple | list) and len(value) == 2:
+    if isinstance(value, tuple) and len(value) == 2:
         return _tensor_pairs(where, value[0], value[1])
     if isinstance(value, TensorPairs):
         return value

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autotune.train.data import Data, Pair, batches, is_iterable, order
+from autotune.train.feed import Feed
 from autotune.train.task import TaskError
 from autotune.train.tensors import describe, tensors_of, to_device
 
@@ -38,6 +39,8 @@ def score(
     streaming = {name: metric for name, metric in metrics.items() if hasattr(metric, "update")}
     for metric in streaming.values():
         metric.reset()
+        if hasattr(metric, "to"):
+            metric.to(device)
     for pair in pairs:
         inputs, targets = to_device(pair, device)
         outputs = check_outputs(predict(inputs), inputs)
@@ -92,10 +95,10 @@ def check_outputs(outputs: Any, inputs: Any) -> Tensor:
             "Wrap the model so that its forward returns, say, the logits"
         )
     given = tensors_of(inputs)
-    if given and (outputs.ndim == 0 or len(outputs) != len(given[0])):
+    if outputs.ndim == 0 or (given and len(outputs) != len(given[0])):
         raise TaskError(
-            f"the model turned inputs {describe(inputs)} into {describe(outputs)}; "
-            f"expected the first axis to hold the {len(given[0])} samples"
+            f"the model turned inputs {describe(inputs)} into {describe(outputs)}; expected "
+            "the first axis to hold the samples"
         )
     return outputs
 
@@ -119,8 +122,6 @@ class SourceInputs:
 
     def __iter__(self) -> Iterator[Any]:
         if is_iterable(self._data.train):
-            from autotune.train.feed import Feed
-
             feed = Feed(self._data, self._seed)
             while (batch := feed.next(self._data.stream_batch_size)) is not None:
                 yield to_device(batch.inputs, self._device)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from autotune.train.pretrained import Pretrained
-from autotune.train.state import StateError, same_bits, to_plain
+from autotune.train.state import StateError, from_plain, same_bits, to_plain
+from autotune.train.tensors import describe
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -47,12 +48,11 @@ def freeze_model(
     unchanged: dict[str, str] = {}
     for name, tensor in named_tensors(model).items():
         copy = to_plain(tensor, f"model.{name}")
-        base = bases.get(name)
-        if base is not None and pretrained is not None:
-            if same_bits(copy, pretrained.tensors[base]):
-                unchanged[name] = base
-                continue
-        tensors[name] = copy
+        base = pretrained.tensors[bases[name]] if pretrained and name in bases else None
+        if base is not None and same_bits(copy, base):
+            unchanged[name] = bases[name]
+        else:
+            tensors[name] = copy
     modules = dict(model.named_modules())
     return {
         "tensors": tensors,
@@ -93,11 +93,10 @@ def thaw_model(model: nn.Module, state: Mapping[str, Any], pretrained: Pretraine
         target = own.get(name)
         if target is not None and target.shape == value.shape and target.dtype == value.dtype:
             target.copy_(value)
-        elif name in parameters or "." not in name and not hasattr(model, name):
-            expected = "nothing" if target is None else f"shape {list(target.shape)}"
+        elif target is not None and name in parameters:
             raise StateError(
-                f"the checkpoint has {name!r} of shape {list(value.shape)}; "
-                f"the model has {expected} there"
+                f"the checkpoint has {name!r} as {describe(value)}; the model has it as "
+                f"{describe(target)}"
             )
         else:
             _set_buffer(model, name, value)
@@ -108,7 +107,7 @@ def thaw_model(model: nn.Module, state: Mapping[str, Any], pretrained: Pretraine
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trainable)
     for name, extra in state["extra"].items():
-        modules[name].set_extra_state(extra)
+        modules[name].set_extra_state(from_plain(extra))
 
 
 def _set_buffer(model: nn.Module, name: str, value: Tensor) -> None:

@@ -125,7 +125,7 @@ def _digested(tensors: Mapping[str, Tensor]) -> Pretrained:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
-        digest.update(as_bytes(tensors[name]).numpy())
+        digest.update(as_bytes(tensors[name]).numpy().data)
     return Pretrained(tensors, digest.hexdigest()[:16])
 
 

@@ -12,16 +12,28 @@ from torch import Tensor, nn
 
 from autotune.plugins import Adapter, Control, Optimizer, PluginError, Progress, Schedule, Signals
 from autotune.train.average import WeightAverage
-from autotune.train.data import Data
 from autotune.train.evaluation import Loss, apply_loss, check_outputs
 from autotune.train.feed import Batch, Feed
 from autotune.train.settings import Settings
 from autotune.train.state import from_plain, to_plain
 from autotune.train.task import NotFinite, TaskError
-from autotune.train.tensors import call, map_tensors, to_device
+from autotune.train.tensors import call, to_device
 
 SUPPLIED_TO_OPTIMIZERS = frozenset({"closure", "loss", "second_order"})
 SUPPLIED_TO_SCHEDULES = frozenset({"gradient_norm"})
+STATE_KEYS = (
+    "optimizer",
+    "schedule",
+    "scaler",
+    "average",
+    "gradients",
+    "pending",
+    "counts",
+    "group",
+    "progress",
+    "signals",
+    "batch_size",
+)
 CHECK_EVERY = 50
 """Batches between looks at the losses on a GPU, since each look waits for it."""
 
@@ -184,11 +196,11 @@ class Stepper:
             "signals": asdict(self._signals),
             "batch_size": [self._batch_size, self._next_batch_size],
         }
-        return {key: to_plain(value, key) for key, value in state.items()}
+        return {key: to_plain(state[key], key) for key in STATE_KEYS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`, in a stepper of the same parts."""
-        state = from_plain({key: state[key] for key in self.state_dict()})
+        state = from_plain({key: state[key] for key in STATE_KEYS})
         device = self.parts.device
         _load_optimizer(self.optimizer, state["optimizer"])
         if self.parts.schedule:
@@ -254,21 +266,21 @@ class Stepper:
             if not total.requires_grad:
                 raise TaskError("the loss does not depend on any trainable parameter")
             if first:
-                self._keep(total, samples)
+                self._keep(loss, total, samples)
             if samples != self._group.planned:
                 total = total * (samples / self._group.planned)
             scaled = self._scaler.scale(total) if self._scaler else total
             scaled.backward(create_graph="second_order" in self._needs)
         return total.detach()
 
-    def _keep(self, loss: Tensor, samples: int) -> None:
-        loss = loss.detach().clone()
-        self.losses.append((loss, samples))
+    def _keep(self, loss: Tensor, total: Tensor, samples: int) -> None:
+        """Remember a batch's loss, and the group's objective (with the adapter's extra loss)."""
+        self.losses.append((loss.detach().clone(), samples))
         if self.parts.device.type == "cpu" or len(self.losses) % CHECK_EVERY == 0:
             self.check_finite()
         if "loss" in self._needs:
             group = self._group
-            self._group = replace(group, loss=group.loss + loss.item() * samples)
+            self._group = replace(group, loss=group.loss + total.item() * samples)
 
     def _step(self) -> None:
         """Take the optimizer step that the group of batches is for."""

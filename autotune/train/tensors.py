@@ -42,11 +42,15 @@ def to_device(value: Any, device: torch.device) -> Any:
 def call(model: nn.Module, inputs: Any) -> Any:
     """``model(inputs)`` for a tensor, ``model(*inputs)`` for a tuple or list,
     ``model(**inputs)`` for a dict."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, tuple | list):
-        return model(*inputs)
-    return model(inputs)
+    try:
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        if isinstance(inputs, tuple | list):
+            return model(*inputs)
+        return model(inputs)
+    except Exception as error:
+        error.add_note(f"raised by the model on inputs {describe(inputs)}")
+        raise
 
 
 class Spread(nn.Module):

@@ -96,7 +96,7 @@ class TorchRun(Run):
         with isolated(self._context.seed, self._device):
             if self._adapter:
                 self._adapter.load_state_dict(from_plain(state["adapter"]))
-            thaw_model(self._model, from_plain(state["model"]), self._pretrained)
+            thaw_model(self._model, state["model"], self._pretrained)
             self._stepper.load_state_dict(state)
             self._feed.load_state_dict(from_plain(state["feed"]))
         self._generators.load_state_dict(from_plain(state["generators"]))
@@ -162,13 +162,13 @@ class TorchRun(Run):
                 "the configuration has no optimizer; add "
                 "optimizer: {plugins: optimizer} to the space"
             )
-        if task.unit == "step" and is_iterable(self._data.train):
-            if not can_resume(self._data.train):
-                raise TaskError(
-                    "Data.train is an iterable data set without state_dict and "
-                    "load_state_dict, which can be frozen at the end of an epoch only; "
-                    "use unit='epoch', or give it these two methods"
-                )
+        train = self._data.train
+        if task.unit == "step" and is_iterable(train) and not can_resume(train):
+            raise TaskError(
+                "Data.train is an iterable data set without state_dict and load_state_dict, "
+                "which can be frozen at the end of an epoch only; use unit='epoch', or give it "
+                "these two methods"
+            )
         self._feed = Feed(self._data, self._context.seed)
         model, self._pretrained = task.build(configuration, self._context.folder)
         if not model.training:  # as loaded from a hub; parts in eval mode stay so

@@ -130,7 +130,8 @@ class TorchTask(Task):
         self.batches_per_unit = batches_per_unit
         self.latency_batch_size = latency_batch_size
         self.get_plugin = get_plugin
-        self._forget()
+        self._data: tuple[str, Data] | None = None
+        self._kept_weights: tuple[tuple[str, Path | None], Pretrained] | None = None
 
     def open(self, configuration: Configuration, context: RunContext) -> TorchRun:
         """A run at step 0: model built, adapted and on its device."""
@@ -211,13 +212,8 @@ class TorchTask(Task):
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
-
-    def _forget(self) -> None:
-        """Empty what is kept to save work; none of it travels to another process."""
-        self._data: tuple[str, Data] | None = None
-        self._kept_weights: tuple[tuple[str, Path | None], Pretrained] | None = None
+        # what is kept to save work does not travel to another process
+        self.__dict__.update(state, _data=None, _kept_weights=None)
 
     def _weights(self, architecture: Mapping[str, Any], folder: Path | None) -> Pretrained:
         assert self.pretrained is not None
