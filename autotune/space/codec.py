@@ -67,9 +67,9 @@ class Leaf:
         self.key, self.parameter, self.index = key, parameter, index
         self.fixed = parameter.default_value if index is None else None
 
-    def encode(self, configuration: Mapping[str, Any], places: list[float], mask: list[bool]) -> (
-        None
-    ):
+    def encode(
+        self, configuration: Mapping[str, Any], places: list[float], mask: list[bool]
+    ) -> None:
         """Fill in the active places."""
         if self.index is not None:
             places[self.index] = self.parameter.encode(configuration[self.key])
@@ -103,9 +103,9 @@ class Group:
     def __init__(self, key: str, nodes: tuple[Node, ...]) -> None:
         self.key, self.nodes = key, nodes
 
-    def encode(self, configuration: Mapping[str, Any], places: list[float], mask: list[bool]) -> (
-        None
-    ):
+    def encode(
+        self, configuration: Mapping[str, Any], places: list[float], mask: list[bool]
+    ) -> None:
         """As `Leaf.encode`."""
         inner = configuration[self.key]
         for node in self.nodes:
@@ -140,9 +140,9 @@ class Branch:
     ) -> None:
         self.key, self.choice, self.index, self.options = key, choice, index, options
 
-    def encode(self, configuration: Mapping[str, Any], places: list[float], mask: list[bool]) -> (
-        None
-    ):
+    def encode(
+        self, configuration: Mapping[str, Any], places: list[float], mask: list[bool]
+    ) -> None:
         """As `Leaf.encode`."""
         inner = configuration[self.key]
         name = inner["name"]
@@ -238,7 +238,9 @@ class Compiler:
     ) -> tuple[Node, ...]:
         """Nodes of `space`; `inside` is the level of the choice around it, if any."""
         nodes: list[Node] = []
+        parameter: Any
         for key, parameter in space.parameters.items():
+            # By what they have, since the classes themselves are defined on top of this module.
             here, called = (*path, key), (*name, key)
             if hasattr(parameter, "parameters"):
                 inner = self.compile(parameter, here, called, conditions, inside)

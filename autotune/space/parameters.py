@@ -9,6 +9,7 @@ rounding errors of both directions to vanish on it and finer than any effect of 
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -28,6 +29,7 @@ _NORMAL = NormalDist()
 # Integers beyond this do not survive the logarithm and back.
 _LARGEST = 2**40
 _HUGE = 1e300
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,14 @@ def is_number(value: Any) -> bool:
 def _decimal(value: float) -> Decimal:
     # As written, not as stored: 0.1 is a tenth.
     return Decimal(value) if isinstance(value, int) else Decimal(repr(float(value)))
+
+
+def as_number(value: Any) -> Any:
+    """`value`, read as a number if it is text like ``1e-3`` (which YAML 1.1 takes for a string);
+    anything else as it is."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    return value
 
 
 def is_scalar(value: Any) -> bool:

@@ -1,17 +1,17 @@
 """The space: the conditional tree of what may be chosen, as one value.
 
-    >>> from autotune.space import Choice, Float, Integer, Space
-    >>> space = Space({
-    ...     "width": Integer(16, 64, log=True),
-    ...     "optimizer": Choice({
-    ...         "sgd": Space({"learning_rate": Float(1e-3, 1.0, log=True, default=0.1)}),
-    ...         "adamw": Space({"learning_rate": Float(1e-5, 1e-1, log=True, default=1e-3)}),
-    ...     }, default="adamw"),
-    ... })
-    >>> space.default()
-    {'width': 32, 'optimizer': {'name': 'adamw', 'learning_rate': 0.001}}
-    >>> [slot.name for slot in space.slots]
-    ['width', 'optimizer', 'optimizer.sgd.learning_rate', 'optimizer.adamw.learning_rate']
+>>> from autotune.space import Choice, Float, Integer, Space
+>>> space = Space({
+...     "width": Integer(16, 64, log=True),
+...     "optimizer": Choice({
+...         "sgd": Space({"learning_rate": Float(1e-3, 1.0, log=True, default=0.1)}),
+...         "adamw": Space({"learning_rate": Float(1e-5, 1e-1, log=True, default=1e-3)}),
+...     }, default="adamw"),
+... })
+>>> space.default()
+{'width': 32, 'optimizer': {'name': 'adamw', 'learning_rate': 0.001}}
+>>> [slot.name for slot in space.slots]
+['width', 'optimizer', 'optimizer.sgd.learning_rate', 'optimizer.adamw.learning_rate']
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from autotune.space.parameters import (
     Ordinal,
     Parameter,
     Prior,
+    as_number,
     is_number,
     is_scalar,
     weighted_bin,
@@ -83,6 +84,7 @@ class Choice:
     evaluation: bool = False
     kind: str | None = None
     _index: dict[str, int] = field(init=False, repr=False, compare=False)
+    _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.options, Mapping) or not self.options:
@@ -106,6 +108,7 @@ class Choice:
                 )
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "_index", {name: i for i, name in enumerate(options)})
+        object.__setattr__(self, "_names", tuple(options))
         if not isinstance(self.evaluation, bool):
             raise SpaceError("evaluation", self.evaluation, "true or false")
         self._check("default", self.default)
@@ -140,8 +143,7 @@ class Choice:
 
     def decode(self, place: float) -> str:
         """The option whose bin holds a place in [0, 1]."""
-        names = list(self.options)
-        return names[min(int(place * len(names)), len(names) - 1)]
+        return self._names[min(int(place * len(self._names)), len(self._names) - 1)]
 
     def warp(self, uniform: float) -> float:
         """The place at quantile `uniform` of the prior."""
@@ -272,7 +274,7 @@ class Space:
                     raise error.under("forbidden", index) from None
         broken = self.forbids(self._default())
         if broken is not None:
-            place = ("forbidden", [*self.forbidden, *self.across].index(broken))
+            place = ("forbidden", [rule.clause for rule in self._rules].index(broken))
             raise SpaceError(
                 place,
                 broken,
@@ -423,9 +425,9 @@ class Space:
             problem=f"no allowed configuration in {_DRAWS} draws; they met {listed(met)}",
         )
 
-    def neighbour(self, configuration: Mapping[str, Any], rng: np.random.Generator) -> (
-        Configuration
-    ):
+    def neighbour(
+        self, configuration: Mapping[str, Any], rng: np.random.Generator
+    ) -> Configuration:
         """An allowed configuration one local move away: another option or value of a
         categorical, a Gaussian step (0.2 of the unit axis, as in SMAC) of a number, at least
         one value of an ordinal. Parameters that a new option brings take their defaults. The
@@ -568,6 +570,21 @@ def join(training: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Configur
         both = isinstance(inner, Mapping) and isinstance(value, Mapping)
         whole[key] = join(inner, value) if both else value  # type: ignore[arg-type]
     return whole
+
+
+def as_prior(value: Any, of_number: bool = False) -> Prior | None:
+    """A prior from ``{center: ..., confidence: ...}``."""
+    if value is None or isinstance(value, Prior):
+        return value
+    if not isinstance(value, Mapping):
+        raise SpaceError("prior", value, "a mapping with center and confidence")
+    for key in value:
+        if key not in ("center", "confidence"):
+            raise unknown(("prior", str(key)), key, ("center", "confidence"), "key")
+    if "center" not in value:
+        raise SpaceError("prior", MISSING, "", problem="a prior needs the key 'center'")
+    center = as_number(value["center"]) if of_number else value["center"]
+    return Prior(center, value.get("confidence", "medium"))
 
 
 def _entry(name: str, value: Any) -> Entry:
