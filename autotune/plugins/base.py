@@ -59,6 +59,8 @@ class Plugin:
     name: ClassVar[str]
     summary: ClassVar[str]
     reference: ClassVar[str]
+    preferred: ClassVar[bool] = False
+    """Whether a space begins with it where the user names no default of its kind."""
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
         self.configuration: dict[str, Any] = {**self.space().default(), **(configuration or {})}

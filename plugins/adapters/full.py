@@ -18,6 +18,7 @@ class Full(Adapter):
     name: ClassVar[str] = "full"
     summary: ClassVar[str] = "All of the model's own parameters are trained."
     reference: ClassVar[str] = "The model's own training; no paper."
+    preferred: ClassVar[bool] = True
     trains_base: ClassVar[bool] = True
 
     def apply(self, model: nn.Module, context: AdapterContext) -> nn.Module:

@@ -29,6 +29,7 @@ class AdamW(Optimizer):
         "Loshchilov, Hutter: Decoupled Weight Decay Regularization, ICLR 2019, arXiv 1711.05101; "
         "code: torch.optim.AdamW, github.com/loshchil/AdamW-and-SGDW"
     )
+    preferred: ClassVar[bool] = True
 
     @classmethod
     def space(cls) -> Space:

@@ -21,6 +21,7 @@ class Constant(Schedule):
     reference: ClassVar[str] = (
         "Warm-up: Goyal et al.: Accurate, Large Minibatch SGD, 2017, arXiv 1706.02677"
     )
+    preferred: ClassVar[bool] = True
 
     @classmethod
     def space(cls) -> Space:

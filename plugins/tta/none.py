@@ -19,6 +19,7 @@ class NoAdaptation(TTA):
     name: ClassVar[str] = "none"
     summary: ClassVar[str] = "The trained model as it is."
     reference: ClassVar[str] = "The baseline; no paper."
+    preferred: ClassVar[bool] = True
 
     def prepare(self, model: nn.Module, source: Iterable[Any]) -> None:
         """Keep the model."""
