@@ -130,7 +130,8 @@ class Search:
                 that is not frozen.
         """
         if self._closing.begun:
-            return self._closing.decide(self.trials, key, "the search is over")
+            over = self._over() or "nothing was left that was worth training"
+            return self._closing.decide(self.trials, key, over)
         decision = self._train(key)
         if not isinstance(decision, Stop):
             return decision
@@ -138,25 +139,38 @@ class Search:
             return Wait()
         return self._closing.decide(self.trials, key, decision.reason)
 
-    def _train(self, key: Key) -> Start | Thaw | Wait | Stop:
+    def _over(self) -> str | None:
+        """Why nothing more may be trained, apart from what is unfinished; None if it may."""
         if len(self._fruitless) >= FRUITLESS:
-            return Stop(
+            return (
                 f"the last {len(self._fruitless)} segments failed within their first unit, "
                 f"most recently: {self._fruitless[-1]}"
             )
+        if self._units_left() <= 0:
+            return f"all {self.context.budget.units} units of training are spent"
+        return self._late()
+
+    def _late(self) -> str | None:
+        """Why there is no time for one more unit, at the mean cost of a unit; None if there
+        is."""
         deadline = self._deadline()
-        if deadline is not None and self.trials.at >= deadline:
-            return Stop(self._time_is_up())
+        if deadline is None or self._affordable(None, deadline) >= 1:
+            return None
+        kept = " (the rest is kept for evaluation)" if self._closing.needed else ""
+        return f"the {self.context.budget.seconds:g} s of the budget are spent{kept}"
+
+    def _train(self, key: Key) -> Start | Thaw | Wait | Stop:
+        deadline = self._deadline()
         left = self._units_left()
-        for number, to in sorted(self._unfinished.items()):
-            trial = self.trials[number]
-            to = self._clipped(trial, to, left, deadline)
-            if to > trial.frozen:
-                return Thaw(number, to)
-        if left <= 0:
-            return Stop(f"all {self.context.budget.units} units of training are spent")
-        if deadline is not None and self._affordable(None, deadline) < 1:
-            return Stop(self._time_is_up())
+        if deadline is None or self.trials.at < deadline:
+            for number, to in sorted(self._unfinished.items()):
+                trial = self.trials[number]
+                to = self._clipped(trial, to, left, deadline)
+                if to > trial.frozen:
+                    return Thaw(number, to)
+        over = self._over()
+        if over is not None:
+            return Stop(over)
         decision = self._policy.decide(
             self.context,
             self._policy_state,
@@ -206,7 +220,7 @@ class Search:
             )
         to = self._clipped(trial, decision.to, left, deadline)
         if to <= trial.frozen:
-            return Stop(self._time_is_up())
+            return Stop("there is no time for another unit of the trial to go on with")
         return Thaw(decision.trial, to)
 
     def _wrong(self, what: str) -> PluginError:
@@ -229,10 +243,6 @@ class Search:
             return None
         return self.context.budget.seconds * (1 - CLOSING_SHARE * self._closing.needed)
 
-    def _time_is_up(self) -> str:
-        kept = " (the rest is kept for evaluation)" if self._closing.needed else ""
-        return f"the {self.context.budget.seconds:g} s of the budget are spent{kept}"
-
     def _affordable(self, trial: Trial | None, deadline: float) -> float:
         """Units that end before the deadline, by the mean cost of a unit: of the trial, else
         of all trials. Unlimited while no cost is known."""
@@ -241,8 +251,11 @@ class Search:
         elif self._observations:
             seconds = self.trials.train_seconds / self._observations
         else:
-            return math.inf
-        return math.inf if seconds <= 0 else math.floor((deadline - self.trials.at) / seconds)
+            seconds = 0.0
+        time = deadline - self.trials.at
+        if seconds <= 0:
+            return math.inf if time > 0 else 0
+        return math.floor(time / seconds)
 
     def _clipped(self, trial: Trial, to: int, left: float, deadline: float | None) -> int:
         limit = min(to, trial.horizon, trial.last + max(0.0, left))

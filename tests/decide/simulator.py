@@ -100,9 +100,7 @@ class Simulator:
             if number in self.lose:
                 yield Lost(trial.number, "lost", decision.evaluation, at)
             elif number in self.fail:
-                yield Failed(
-                    trial.number, decision.step, "error", "fails", decision.evaluation, at
-                )
+                yield Failed(trial.number, decision.step, "error", "fails", decision.evaluation, at)
             else:
                 metrics = self.evaluation(trial.configuration, decision.evaluation)
                 alone = {o.name for o in self.search.context.objectives if o.alone}

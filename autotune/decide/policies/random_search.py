@@ -38,10 +38,7 @@ class RandomSearch(Policy):
         trials: Trials,
         key: Key,
     ) -> Start | Thaw | Wait | Stop:
-        """The first trial that is frozen short of its horizon, else a new one."""
-        for trial in trials.all.values():
-            if trial.status == "frozen":
-                return Thaw(trial.number, trial.horizon)
+        """A new trial; what was frozen short of its horizon is resumed by the search."""
         limit = context.budget.trials
         if limit is not None and len(trials) >= limit:
             return Wait() if trials.in_flight else Stop(f"all {limit} trials are trained")
