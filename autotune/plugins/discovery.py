@@ -19,7 +19,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import metadata
@@ -51,8 +50,6 @@ GROUPS: Mapping[str, str] = {
     "autotune.executors": "executor",
 }
 """The kind that each entry-point group holds."""
-
-_lent: dict[tuple[str, str], type[Plugin]] = {}
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -115,8 +112,6 @@ def get(kind: str, name: str) -> type[Plugin]:
     Raises:
         PluginError: there is none, several fit, or it is broken; says what to do.
     """
-    if (kind, name) in _lent:
-        return _lent[kind, name]
     record = find(kind, name)
     loaded = load(record)
     if isinstance(loaded, Failure):
@@ -125,19 +120,6 @@ def get(kind: str, name: str) -> type[Plugin]:
             error.add_note(loaded.traceback)
         raise error
     return loaded
-
-
-@contextmanager
-def lent(*plugins: type[Plugin]) -> Iterator[None]:
-    """Inside the block `get` finds these classes under their names, installed or not: so that
-    a class is tried without its entry point. Of this process only."""
-    earlier = dict(_lent)
-    _lent.update({(plugin.kind, plugin.name): plugin for plugin in plugins})
-    try:
-        yield
-    finally:
-        _lent.clear()
-        _lent.update(earlier)
 
 
 def find(kind: str, name: str) -> PluginRecord:
@@ -217,12 +199,11 @@ class Catalogue:
 
     def options(self, kind: str) -> dict[str, Space]:
         """The space of every usable plugin of a kind, by name: neither broken, disabled nor
-        unable to work on the model. Imports the kind's plugins."""
-        return {
-            record.name: self._space(record)
-            for record in records(kind)
-            if self._hindrance(record) is None
-        }
+        unable to work on the model. Those that are `preferred` stand first, ours before
+        others', since the first is a choice's default. Imports the kind's plugins."""
+        usable = [record for record in records(kind) if self._hindrance(record) is None]
+        usable.sort(key=lambda record: (not _preferred(record), not _is_ours(record)))
+        return {record.name: self._space(record) for record in usable}
 
     def names(self, kind: str) -> list[str]:
         """Names of all installed plugins of a kind, usable or not."""
@@ -368,7 +349,7 @@ def fault(found: Any, kind: str, name: str) -> str | None:
     if found.name != name:
         return f"is registered as {name!r} but its name is {found.name!r}"
     if inspect.isabstract(found):
-        missing = _listed(sorted(found.__abstractmethods__))
+        missing = _listed(sorted(getattr(found, "__abstractmethods__", ())))
         return f"does not implement {missing}"
     return None
 
@@ -392,6 +373,11 @@ def _described(error: BaseException) -> str:
 
 def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
+
+
+def _preferred(record: PluginRecord) -> bool:
+    loaded = load(record)
+    return not isinstance(loaded, Failure) and loaded.preferred
 
 
 def _is_ours(record: PluginRecord) -> bool:
