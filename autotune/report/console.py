@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from autotune.result import Point, StudyView
 
 _STATUSES = ("running", "frozen", "new", "done", "failed")
-_SNAPSHOT_SECONDS = 0.2
+_FRESH_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,8 @@ class Progress:
         self._last_line = -math.inf
         self._seen_best: tuple[float, int, int] | None = None
         self._broken = False
+        # By default rich ends the whole program when its pipe is closed.
+        self.console.on_broken_pipe = self._silence  # type: ignore[method-assign]
 
     def __enter__(self) -> Progress:
         if self.interactive:
@@ -111,8 +113,8 @@ class Progress:
                 refresh_per_second=4,
                 transient=True,
             )
-            if self._try(live.start):
-                self._live = live
+            self._try(live.start)
+            self._live = live
         return self
 
     def __exit__(
@@ -124,7 +126,7 @@ class Progress:
         if self._live is not None:
             self._try(self._live.stop)
             self._live = None
-        if self._snapshot is not None and not self.interactive:
+        if self._snapshot is not None and not self.interactive and not self._broken:
             self._line()
 
     def __call__(self, trials: Trials, event: Event) -> None:
@@ -133,10 +135,10 @@ class Progress:
             return
         urgent = self._note(trials, event)
         now = time.monotonic()
-        fresh = self._snapshot is not None and now - self._snapshot.taken < _SNAPSHOT_SECONDS
-        if not fresh or urgent:
+        line = not self.interactive and (urgent or now - self._last_line >= self.every)
+        if urgent or line or self._snapshot is None or now - self._snapshot.taken >= _FRESH_SECONDS:
             self._snapshot = self._take(trials, now)
-        if not self.interactive and (urgent or now - self._last_line >= self.every):
+        if line:
             self._line()
 
     def _note(self, trials: Trials, event: Event) -> bool:
@@ -181,15 +183,15 @@ class Progress:
 
     # --- drawing ----------------------------------------------------------------------------
 
-    def _try(self, action: object, *arguments: RenderableType) -> bool:
-        assert callable(action)
+    def _silence(self) -> None:
+        self._broken = self.console.quiet = True
+
+    def _try(self, action: Callable[[], object]) -> None:
+        """Draw. A closed pipe or terminal silences the progress: the study matters more."""
         try:
-            action(*arguments)
-        except (OSError, ValueError, UnicodeError):
-            # A closed pipe or terminal. The study matters more than its progress.
-            self._broken = True
-            return False
-        return True
+            action()
+        except (OSError, ValueError):
+            self._silence()
 
     def _clean(self, text: str) -> str:
         return clean(text, self.console.encoding)

@@ -66,23 +66,21 @@ def point_values(view: StudyView, point: Point) -> dict[str, float | None]:
     return {**values, "@steps": float(point.step), "@seconds": trained}
 
 
-def axes(view: StudyView) -> list[dict[str, Any]]:
-    """The quantities that the front can be drawn over, each with title and scale."""
-    rows = [point_values(view, point) for point in view.result.points]
-
-    def axis(name: str, label: str, better: str) -> dict[str, Any]:
-        column = [row[name] for row in rows]
-        return {"name": name, "title": label, "better": better, "log": wants_log(column)}
-
+def axes(view: StudyView) -> list[dict[str, str]]:
+    """The quantities that the front can be drawn over, and which way is better."""
+    unit = view.header.unit
     found = [
-        axis(o.name, text(words.title(o)), "lower" if o.sign > 0 else "higher")
+        {
+            "name": o.name,
+            "title": text(words.title(o)),
+            "better": "lower" if o.sign > 0 else "higher",
+        }
         for o in view.context.objectives
     ]
-    unit = view.header.unit
     return [
         *found,
-        axis("@steps", f"trained [{unit}s]", "lower"),
-        axis("@seconds", "training time [s]", "lower"),
+        {"name": "@steps", "title": f"trained [{unit}s]", "better": "lower"},
+        {"name": "@seconds", "title": "training time [s]", "better": "lower"},
     ]
 
 

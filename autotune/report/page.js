@@ -67,10 +67,14 @@
 
   // --- each kind of figure -------------------------------------------------------------------
   const axisNamed = (name) => data.axes.find((axis) => axis.name === name);
-  const axisLayout = (axis) => ({
-    title: { text: axis.title + (narrow() ? "" : "  (" + axis.better + " is better)") },
-    type: axis.log ? "log" : "linear",
-  });
+  const axisLayout = (axis, values) => {
+    const known = values.filter((value) => value !== null);
+    const low = Math.min(...known);
+    return {
+      title: { text: axis.title + (narrow() ? "" : "  (" + axis.better + " is better)") },
+      type: low > 0 && Math.max(...known) / low >= 10 ? "log" : "linear",
+    };
+  };
   const errorBars = (spread, shown) => ({
     type: "data", array: spread || [], visible: Boolean(spread) && shown,
     color: fade(css("--soft"), 0.55), thickness: 1, width: 2,
@@ -98,7 +102,10 @@
           ...(role === "best" ? { mode: "markers+text", text: trace.meta.trials.map(() => "best"), textposition: "top center", textfont: { color: css("--ink"), size: 12 } } : {}),
         };
       });
-      return [traces, { xaxis: axisLayout(axisNamed(x)), yaxis: axisLayout(axisNamed(y)) }];
+      return [traces, {
+        xaxis: axisLayout(axisNamed(x), traces.flatMap((trace) => trace.x)),
+        yaxis: axisLayout(axisNamed(y), traces.flatMap((trace) => trace.y)),
+      }];
     },
     parallel(figure) {
       const traces = figure.data.map((trace) => {

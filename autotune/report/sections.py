@@ -72,8 +72,8 @@ def _note(text: str) -> str:
 def _select(identifier: str, label: str, options: Iterable[tuple[str, str]]) -> str:
     inner = "".join(f'<option value="{escape(v)}">{escape(t)}</option>' for v, t in options)
     return (
-        f'<label for="{identifier}">{escape(label)}</label> '
-        f'<select id="{identifier}">{inner}</select>'
+        f'<span><label for="{identifier}">{escape(label)}</label>'
+        f'<select id="{identifier}">{inner}</select></span>'
     )
 
 

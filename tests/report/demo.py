@@ -200,6 +200,8 @@ def events(trials: int = 42, seed: int = 0, space: Space = SPACE) -> list[Event]
     while number < 118:
         worker = int(np.argmin(clock))
         live = [t for t in state if t not in dead and state[t][0] < 24]
+        if not live and len(configurations) == trials:
+            break
         if len(configurations) < trials and (rng.uniform() < 0.45 or not live):
             trial = len(configurations)
             configurations[trial] = training.sample(rng)
