@@ -37,7 +37,7 @@ class SGD(Optimizer):
         return Space(
             {
                 "learning_rate": Float(
-                    1e-4, 1.0, log=True, default=0.1, prior=Prior(0.1, "medium")
+                    1e-3, 1.0, log=True, default=0.1, prior=Prior(0.1, "medium")
                 ),
                 "momentum": Ordinal(
                     (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99), default=0.9, prior=Prior(0.9, "medium")

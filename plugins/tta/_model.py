@@ -52,9 +52,9 @@ class TargetBatchNorm(_BatchNorm):
         if not alone:
             axes = [axis for axis in range(input.ndim) if axis != 1]
             share = self.prior_samples / (self.prior_samples + input.shape[0])
-            batch_var = input.var(axes, correction=0)
-            mean = share * source_mean + (1 - share) * input.mean(axes)
-            var = share * source_var + (1 - share) * batch_var
+            values = input.to(source_mean.dtype)
+            mean = share * source_mean + (1 - share) * values.mean(axes)
+            var = share * source_var + (1 - share) * values.var(axes, correction=0)
         return F.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
 

@@ -85,8 +85,9 @@ class LAME(TTA):
 
     The paper writes the second term without the half, whose linearisation would have a factor
     of 2 that its update does not; with the half, energy and update belong together, and
-    ``weight`` covers the other reading. In the author code ``rbf`` counts a sample as its own
-    first neighbour; here neighbours are others. As there, the kNN graph is not made
+    ``weight`` covers the other reading. In the author code ``rbf``, the default there,
+    counts a sample as its own first neighbour; here neighbours are others, and the default is
+    ``knn``, whose pull does not grow with the batch. As there, the kNN graph is not made
     symmetric, and rbf and linear affinities include a sample's with itself. A batch of one
     sample is left as it is. Helps where neighbours in a stream share a class; can hurt where
     batches are balanced.
@@ -111,7 +112,7 @@ class LAME(TTA):
                         "rbf": Space({"neighbours": neighbours}),
                         "linear": Space({}),
                     },
-                    default="rbf",
+                    default="knn",
                 ),
                 "weight": Float(0.01, 10.0, log=True, default=1.0, prior=Prior(1.0, "medium")),
             }
@@ -149,10 +150,16 @@ class LAME(TTA):
             features = self.last_call[0]
         self.last_call = None
         chosen = self.configuration["affinity"]
-        weights = affinity(
-            F.normalize(features, dim=-1), chosen["name"], chosen.get("neighbours", 1)
-        )
-        return laplacian_adjusted(logits.log_softmax(-1), self.configuration["weight"] * weights)
+        # Mixed precision ends at the logits: the iteration compares small differences.
+        with torch.autocast(logits.device.type, enabled=False):
+            precision = torch.promote_types(logits.dtype, torch.float32)
+            weights = affinity(
+                F.normalize(features.to(precision), dim=-1),
+                chosen["name"],
+                chosen.get("neighbours", 1),
+            )
+            log_probabilities = logits.to(precision).log_softmax(-1)
+            return laplacian_adjusted(log_probabilities, self.configuration["weight"] * weights)
 
     def reset(self) -> None:
         """Nothing is carried over."""

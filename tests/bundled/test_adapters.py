@@ -154,6 +154,7 @@ def test_the_encoders_fast_path_sees_the_adapter(adapter) -> None:
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("adapter", NARROW)
 def test_the_encoder_with_padding_sees_the_adapter(adapter) -> None:
     torch.manual_seed(0)

@@ -420,6 +420,18 @@ def test_a_batch_of_one_is_predicted(method) -> None:
     assert plugin.predict(stream()[0][:1]).isfinite().all()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_mixed_precision_gives_nearly_the_same(method) -> None:
+    whole, mixed = method(), method()
+    whole.prepare(trained().float(), ())
+    mixed.prepare(trained().float(), ())
+    for inputs in stream():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = mixed.predict(inputs.float())
+        expected = whole.predict(inputs.float()).softmax(1)
+        torch.testing.assert_close(logits.float().softmax(1), expected, rtol=0, atol=0.05)
+
+
 def info(model: nn.Module, **changes) -> ModelInfo:
     types: dict[str, int] = {}
     for module in model.modules():
