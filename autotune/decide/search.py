@@ -153,14 +153,14 @@ class Search:
     def _late(self) -> str | None:
         """Why there is no time for one more unit, at the mean cost of a unit; None if there
         is."""
-        deadline = self._deadline()
+        deadline = self.deadline()
         if deadline is None or self._affordable(None, deadline) >= 1:
             return None
         kept = " (the rest is kept for evaluation)" if self._closing.needed else ""
         return f"the {self.context.budget.seconds:g} s of the budget are spent{kept}"
 
     def _train(self, key: Key) -> Start | Thaw | Wait | Stop:
-        deadline = self._deadline()
+        deadline = self.deadline()
         left = self._units_left()
         if deadline is None or self.trials.at < deadline:
             for number, to in sorted(self._unfinished.items()):
@@ -238,7 +238,8 @@ class Search:
             ahead += max(0, (trial.target or 0) - trial.last)
         return self.context.budget.units - self.trials.units - ahead
 
-    def _deadline(self) -> float | None:
+    def deadline(self) -> float | None:
+        """The second of the study at which training ends; None without such a limit."""
         if self.context.budget.seconds is None:
             return None
         return self.context.budget.seconds * (1 - CLOSING_SHARE * self._closing.needed)
