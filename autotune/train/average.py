@@ -28,17 +28,28 @@ class WeightAverage:
         """Take in the weights after optimizer step number `steps`."""
         decay = min(self.decay, (1 + steps) / (10 + steps))
         for name, tensor in averaged(model):
-            self.averages[name].lerp_(tensor.detach(), 1 - decay)
+            average = self.averages.get(name)
+            if average is None or average.shape != tensor.shape:  # a buffer made while training
+                self.averages[name] = tensor.detach().clone()
+            else:
+                average.lerp_(tensor.detach(), 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Overwrite the weights with their averages."""
+        for name, tensor in averaged(model):
+            average = self.averages.get(name)
+            if average is not None and average.shape == tensor.shape:
+                tensor.copy_(average)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averages by name."""
         return self.averages
 
-    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state_dict`."""
-        for name, average in self.averages.items():
-            average.copy_(state[name])
+        device = next(iter(self.averages.values())).device
+        self.averages = {name: average.to(device) for name, average in state.items()}
 
 
 def averaged(model: nn.Module) -> list[tuple[str, Tensor]]:

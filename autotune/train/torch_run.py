@@ -316,9 +316,7 @@ class TorchRun(Run):
             if switches:
                 optimizer.eval()  # type: ignore[attr-defined]
             if average:
-                with torch.no_grad():
-                    for name, tensor in tensors:
-                        tensor.copy_(average.averages[name])
+                average.copy_to(self._model)
             yield
         finally:
             if switches:
