@@ -1,0 +1,203 @@
+"""What may stand in a study file, as pydantic models, and the JSON Schema made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+    WithJsonSchema,
+)
+
+from autotune.space import schema as space_schema
+from autotune.space.parameters import as_number, is_number
+
+SEARCH_PARTS = ("policy", "proposer", "forecaster")
+"""The parts of a search, each a plugin kind."""
+
+NAMED, DESCRIBED = "<named>", "<described>"
+"""Tags of the two ways to write a part; pydantic puts them into an error's location."""
+
+
+def _whole(value: Any) -> Any:
+    # 1e3 is a whole number, however it is written.
+    number = as_number(value)
+    if is_number(number) and isinstance(number, float) and number.is_integer():
+        return int(number)
+    return value
+
+
+Count = Annotated[StrictInt, BeforeValidator(_whole), Field(gt=0, lt=2**53)]
+Minutes = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number), Field(gt=0, lt=1e9)]
+Number = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number)]
+
+
+def _form(value: Any) -> str:
+    return NAMED if isinstance(value, str) else DESCRIBED
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ObjectiveModel(_Model):
+    """An objective of the task's own."""
+
+    name: StrictStr = Field(min_length=1, description="The metric's key, as the task reports it.")
+    direction: Literal["minimize", "maximize"]
+    kind: Literal["curve", "static", "evaluation"] = Field(
+        description="curve: changes with training; static: measured once per trial; evaluation: "
+        "depends on the evaluation configuration."
+    )
+    unit: StrictStr = Field("", description="For people, e.g. ms.")
+    alone: StrictBool = Field(False, description="Measured with no other segment running.")
+    bounds: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="The metric's range where known, e.g. [0, 1]."
+    )
+
+
+class BudgetModel(_Model):
+    """What may be spent; the first limit reached ends the search."""
+
+    epochs: Count | None = Field(None, description="Epochs of all trials together.")
+    steps: Count | None = Field(None, description="Steps of all trials together.")
+    trials: Count | None = Field(None, description="Configurations tried.")
+    minutes: Minutes | None = Field(None, description="Wall-clock time.")
+    seconds: Minutes | None = Field(None, description="Wall-clock time.")
+    evaluations: Count | None = Field(
+        None, description="Passes over the shifted stream when training has ended."
+    )
+
+
+class PluginModel(BaseModel):
+    """One of the engine's parts, with its hyperparameters or options."""
+
+    model_config = ConfigDict(extra="allow")
+    name: StrictStr = Field(min_length=1)
+
+
+class ExecutorModel(PluginModel):
+    """Where segments run, with the executor's own options."""
+
+    workers: Count = Field(2, description="Segments run at once.")
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+
+
+Named = Annotated[StrictStr, Field(min_length=1)]
+Part = Annotated[
+    Annotated[Named, Tag(NAMED)] | Annotated[PluginModel, Tag(DESCRIBED)],
+    Discriminator(_form),
+]
+ObjectiveEntry = Annotated[
+    Annotated[Named, Tag(NAMED)] | Annotated[ObjectiveModel, Tag(DESCRIBED)],
+    Discriminator(_form),
+]
+ExecutorEntry = Annotated[
+    Annotated[Named, Tag(NAMED)] | Annotated[ExecutorModel, Tag(DESCRIBED)],
+    Discriminator(_form),
+]
+
+
+class SearchModel(_Model):
+    """How the next configuration and the next segment are decided."""
+
+    policy: Part = "freeze_thaw"
+    proposer: Part = "tpe"
+    forecaster: Part = "parametric"
+
+
+_CONDITION = {
+    "description": 'A value, a list of values, or a comparison such as "> 0.1".',
+    "type": ["number", "string", "boolean", "null", "array"],
+}
+
+
+class StudyModel(_Model):
+    """A study: what is tuned, what may be chosen, what counts and what it may cost."""
+
+    name: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
+        description="Of the study and its folder."
+    )
+    task: StrictStr = Field(
+        description="package.module:object, or path/to/file.py:object relative to this file."
+    )
+    space: Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/$defs/Group"})] = Field(
+        description="What may be chosen."
+    )
+    forbidden: Annotated[
+        list[Any],
+        WithJsonSchema(
+            {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "additionalProperties": _CONDITION,
+                },
+            }
+        ),
+    ] = Field([], description="Combinations that are excluded: all conditions of one entry met.")
+    objectives: list[ObjectiveEntry] = Field(
+        min_length=1, description="The first that changes with training drives it."
+    )
+    budget: BudgetModel
+    horizon: Count = Field(description="Epochs (or steps) that a trial trains at most.")
+    seed: Annotated[StrictInt, BeforeValidator(_whole), Field(ge=0, lt=2**63)] = 0
+    first: list[dict[str, Any]] = Field(
+        [], description="Configurations to try first; what they leave out takes its default."
+    )
+    search: SearchModel = SearchModel()
+    executor: ExecutorEntry = "local"
+
+
+EXPECTED: dict[str, str] = {
+    "": "a mapping with name, task, space, objectives, budget and horizon",
+    "name": "up to 100 letters, digits, '.', '_' and '-', the first a letter or digit",
+    "task": "package.module:object or path/to/file.py:object",
+    "space": "a mapping of parameters",
+    "forbidden": "a list of mappings of parameter to condition",
+    "objectives": "a list of at least one objective",
+    "objectives[]": "the name of an objective, or a mapping with name, direction and kind",
+    "objectives[].direction": "minimize or maximize",
+    "objectives[].kind": "curve, static or evaluation",
+    "objectives[].alone": "true or false",
+    "objectives[].bounds": "a list of two numbers",
+    "objectives[].bounds[]": "a number",
+    "budget": "a mapping with epochs (or steps), trials, minutes, evaluations",
+    "budget.minutes": "a number above 0",
+    "budget.seconds": "a number above 0",
+    "horizon": "a whole number above 0",
+    "seed": "a whole number from 0 on",
+    "first": "a list of configurations",
+    "first[]": "a mapping of parameters to values",
+    "search": "a mapping with policy, proposer and forecaster",
+    "search.policy": "a policy's name, or a mapping with name",
+    "search.proposer": "a proposer's name, or a mapping with name",
+    "search.forecaster": "a forecaster's name, or a mapping with name",
+    "executor": "an executor's name, or a mapping with name, workers and device",
+    "executor.workers": "a whole number above 0",
+    "executor.device": "cpu, cuda or auto",
+}
+CHOICES = {
+    "objectives[].direction": ("minimize", "maximize"),
+    "objectives[].kind": ("curve", "static", "evaluation"),
+    "executor.device": ("cpu", "cuda", "auto"),
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of study files, for editors."""
+    schema = StudyModel.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "autotune study"
+    schema["$defs"].update(space_schema.definitions())
+    return schema
