@@ -11,7 +11,8 @@ from typing import Any
 
 from autotune import record
 from autotune.begin import FOLDER, Plan, as_named, begin, known_objective, reopen
-from autotune.header import Header, StudyError
+from autotune.header import Header, StudyError, unstarted
+from autotune.plugins import PluginError
 from autotune.plugins.discovery import get
 from autotune.plugins.execution import ExecutionContext, Executor
 from autotune.plugins.search import Budget, Objective
@@ -19,6 +20,7 @@ from autotune.record import Record
 from autotune.result import Result, StudyView
 from autotune.space import Configuration, Space
 from autotune.study import Driver, Interrupted, Listener
+from autotune.train.task import TaskError
 
 _LIMITS = ("epochs", "steps", "trials", "minutes", "seconds", "evaluations")
 
@@ -133,6 +135,8 @@ def find(study: str | Path, folder: str | Path = FOLDER) -> Path:
     for path in (Path(folder) / study, Path(study)):
         if record.exists(path):
             return path
+    if (Path(folder) / study / record.FILE).exists():
+        raise StudyError(unstarted(Path(folder) / study))
     known = ", ".join(path.name for path in studies(Path(folder)))
     raise StudyError(
         f"there is no study {str(study)!r} in {folder}" + (f"; there are: {known}" if known else "")
@@ -192,6 +196,10 @@ def run(
                     lambda configuration: bound_from(header.resolved, configuration),
                     [*([listener] if listener else []), *listeners],
                 ).run()
+    except (PluginError, TaskError):
+        if not log.events:
+            log.withdraw()  # the workers never came up
+        raise
     except Interrupted as error:
         raise Interrupted(error.number, f"{error}; {how_to_resume(log.folder, header)}") from None
     finally:

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import time
 import zlib
 from collections.abc import Mapping
 from contextlib import closing
@@ -161,24 +162,46 @@ class DriverLock:
     def __init__(self, folder: Path) -> None:
         self.path = folder / LOCK
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._locked():
             holder = os.read(self._descriptor, 64).decode(errors="replace").strip()
             os.close(self._descriptor)
             raise RecordError(
                 f"study {folder.name!r} is being run by another driver"
                 f"{f' (process {holder})' if holder else ''}; wait for it, or stop it first "
                 f"({folder})"
-            ) from None
+            )
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+
+    def _locked(self) -> bool:
+        # More than once, since `driver` holds the lock for a moment to see whether it is free.
+        for wait in (0.0, 0.02, 0.1):
+            time.sleep(wait)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            return True
+        return False
 
     def release(self) -> None:
         """Let go; idempotent."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def driver(folder: Path) -> int | None:
+    """The process id of the driver that runs a study now, None if none does."""
+    try:
+        with open(folder / LOCK) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return int(lock.read() or 0)
+    except OSError:
+        pass
+    return None
 
 
 # --- the file -------------------------------------------------------------------------------
@@ -399,6 +422,13 @@ class Record:
                 f"no copy of the record can be made in {self.folder} ({error})"
             ) from error
         self._backed_up = len(self.events)
+
+    def withdraw(self) -> None:
+        """Take the header back: the study never began, and its name is free again."""
+        assert not self.events, "a study with events has begun"
+        (self.folder / BACKUP).unlink(missing_ok=True)
+        self._execute("DELETE FROM meta WHERE key = 'header'", ())
+        self.meta.pop("header", None)
 
     def close(self) -> None:
         """Close the file and let go of the lock; idempotent."""

@@ -189,30 +189,30 @@ class Driver:
     # --- the search -------------------------------------------------------------------------
 
     def _search(self) -> None:
-        interrupted = False
+        asked = False
         while True:
             if self.signal is not None or self._overdue():
-                if not interrupted:
+                if not asked:
                     self.executor.interrupt()
-                    interrupted = True
+                asked = True
             else:
-                interrupted = False
+                asked = False
             if self.signal is not None:
                 if not self.running:
                     self._leave()
-            elif self.stopped is None:
+            else:
                 self._hand_out()
-            if self.stopped is not None and not self.running:
-                return
+                if self.stopped is not None and not self.running:
+                    return
             self._receive()
 
     def _overdue(self) -> bool:
-        """Whether a segment is in flight beyond the time that the search has for training."""
-        limit = self.header.budget.seconds
+        """Whether a segment is in flight although the time for training is over."""
+        deadline = self.search.deadline()
         return (
-            limit is not None
+            deadline is not None
             and any(isinstance(r.job, TrainJob) for r in self.running.values())
-            and self._now() > limit
+            and self._now() > deadline
         )
 
     def _hand_out(self) -> None:
@@ -279,7 +279,12 @@ class Driver:
     def _receive(self) -> None:
         for report in self.executor.poll(_POLL_SECONDS):
             self._handle(report)
-        if self.held is not None and not self.running and self.signal is None:
+        if (
+            self.held is not None
+            and not self.running
+            and self.signal is None
+            and self.executor.free > 0
+        ):
             held, self.held = self.held, None
             self._submit(held)
         self._upkeep()
@@ -405,15 +410,17 @@ class Driver:
             if isinstance(report, Broken):
                 break
         self.record.set_meta("winner", winner)
+        if self.signal is not None:
+            self._leave()
 
     def _run_alone(self, job: EvaluateJob) -> Done | Broken | WorkerLost:
+        while self.executor.free < 1:  # a dead worker's successor is on its way
+            self.executor.poll(_POLL_SECONDS)
         self.executor.submit(job)
         while True:
             for report in self.executor.poll(_POLL_SECONDS):
                 if not isinstance(report, Unit):
                     return report
-            if self.signal is not None:
-                self._leave()
 
     def _note_end(self) -> None:
         assert self.stopped is not None

@@ -1,0 +1,389 @@
+"""What the command line does to studies: begin, go on with, and look at one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autotune.result import Point, Result, StudyView
+
+FOLDER = "autotune_studies"
+NOTHING_TRAINED = 1
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def register(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands to a parser.
+
+    Args:
+        add: ``add_parser`` of argparse's sub-parsers.
+    """
+    run = _command(add, "run", run_study, "tune what a study file describes")
+    run.add_argument("file", type=Path, help="the study file (YAML)")
+    run.add_argument("--name", help="of the study; refused if there is one of that name")
+    run.add_argument("--seed", type=int, help="of everything random")
+    run.add_argument(
+        "--budget",
+        nargs="+",
+        metavar="LIMIT=NUMBER",
+        default=[],
+        help="in place of the file's limits: epochs=300 minutes=4 trials=80 evaluations=40; "
+        "minutes=none drops a limit",
+    )
+    _means(run)
+    resume = _command(add, "resume", resume_study, "go on with a study that did not end")
+    _study(resume)
+    _means(resume)
+    resume.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="although data, task, plugin versions or plugin spaces are not as recorded",
+    )
+    status = _command(add, "status", show_status, "tell where a study stands")
+    best = _command(add, "best", show_best, "show the best configuration")
+    pareto = _command(add, "pareto", show_pareto, "show the Pareto front")
+    report = _command(add, "report", write_report, "write the HTML report")
+    export = _command(add, "export", export_winner, "write the winner as a plain PyTorch script")
+    for parser in (status, best, pareto, report, export):
+        _study(parser)
+    for parser in (status, best, pareto):
+        parser.add_argument("--json", action="store_true", help="for programs")
+    for parser, default in ((report, "report.html"), (export, "export.py")):
+        parser.add_argument(
+            "--output", type=Path, metavar="PATH", help=f"default: {default} in the study's folder"
+        )
+
+
+def _command(
+    add: Callable[..., argparse.ArgumentParser], name: str, command: Command, text: str
+) -> argparse.ArgumentParser:
+    parser = add(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=command)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(FOLDER),
+        metavar="PATH",
+        help=f"that holds the studies (default: {FOLDER})",
+    )
+    return parser
+
+
+def _study(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--study", help="its name, or its folder's path (default: the newest)")
+
+
+def _means(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--executor", help="local, ray, or another that is installed")
+    parser.add_argument("--workers", type=int, help="segments that run at once")
+    parser.add_argument("--device", choices=("cpu", "cuda", "auto"))
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--progress", action="store_true", default=True, help="(the default)")
+    shown.add_argument("--quiet", dest="progress", action="store_false", help="no live progress")
+
+
+# --- run and resume -------------------------------------------------------------------------
+
+
+def run_study(arguments: argparse.Namespace) -> int:
+    """``autotune run``"""
+    from autotune.api import run
+    from autotune.begin import begin
+
+    plan = plan_of(arguments.file)
+    budget, unit = _with_limits(plan.budget, plan.unit, arguments.budget)
+    executor = plan.executor
+    if arguments.executor is not None and arguments.executor != executor["name"]:
+        executor = arguments.executor  # another executor's options are not this one's
+    given = {key: getattr(arguments, key) for key in ("name", "seed", "workers", "device")}
+    plan = replace(
+        plan,
+        budget=budget,
+        unit=unit,
+        executor=executor,
+        **{key: value for key, value in given.items() if value is not None},
+    )
+    log, header, task = begin(plan, arguments.folder, exact_name=arguments.name is not None)
+    return _conclude(run(log, header, task, progress=arguments.progress))
+
+
+def plan_of(path: Path) -> Any:
+    """The plan that a study file describes."""
+    from autotune import study_file
+    from autotune.begin import Plan
+
+    described = study_file.load(path)
+    return Plan(
+        task=described.task,
+        space=described.space,
+        objectives=described.objectives,
+        budget=described.budget,
+        horizon=described.horizon,
+        name=described.name,
+        seed=described.seed,
+        unit=described.unit,
+        first=described.first,
+        search=described.search,
+        executor=described.executor,
+        workers=described.workers,
+        device=described.device,
+        source=str(path.resolve()),
+    )
+
+
+def _with_limits(budget: Any, unit: Any, given: list[str]) -> tuple[Any, Any]:
+    """A budget with some limits replaced, and what its units are called now."""
+    from autotune.api import as_budget
+    from autotune.header import StudyError
+
+    limits: dict[str, float | None] = {}
+    for text in given:
+        key, equals, number = text.partition("=")
+        try:
+            value = None if number == "none" else (float(number) if "." in number else int(number))
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise StudyError(f"--budget: got {text!r}, expected a limit such as epochs=300")
+        limits[key] = value
+    changed, named = as_budget(
+        {key: 1 if value is None else value for key, value in limits.items()}
+    )
+    field_of = {"epochs": "units", "steps": "units", "minutes": "seconds"}
+    fields = {field_of.get(key, key) for key in limits}
+    dropped = {field_of.get(key, key) for key, value in limits.items() if value is None}
+    values = {key: None if key in dropped else getattr(changed, key) for key in fields}
+    return replace(budget, **values), named or unit
+
+
+def resume_study(arguments: argparse.Namespace) -> int:
+    """``autotune resume``"""
+    from autotune.api import resume
+
+    result = resume(
+        find_study(arguments),
+        executor=arguments.executor,
+        workers=arguments.workers,
+        device=arguments.device,
+        accept_changes=arguments.accept_changes,
+        progress=arguments.progress,
+    )
+    return _conclude(result)
+
+
+def _conclude(result: Result) -> int:
+    """Write the report, and say what came out and where everything is."""
+    from autotune.report import print_summary
+    from autotune.report import write_report as write
+
+    view = result.view
+    write(view, result.report)
+    print_summary(view)
+    where = "" if str(view.folder.parent) == FOLDER else f" --folder {view.folder.parent}"
+    print(f"\ncheckpoints  {view.folder / 'checkpoints'}")
+    if result.best is not None:
+        print(f"the best one {view.folder / 'checkpoints' / result.best.checkpoint}")
+    print(f"report       {result.report}")
+    print(f"next         autotune best|pareto|export --study {view.folder.name}{where}")
+    sys.stdout.flush()
+    return 0 if result.best is not None else NOTHING_TRAINED
+
+
+# --- looking --------------------------------------------------------------------------------
+
+
+def find_study(arguments: argparse.Namespace) -> Path:
+    """The study that is meant: the named one, else the newest. Raises `StudyError`."""
+    from autotune.api import find, studies
+    from autotune.header import StudyError
+
+    if arguments.study is not None:
+        return find(arguments.study, arguments.folder)
+    found = studies(arguments.folder)
+    if not found:
+        raise StudyError(
+            f"there are no studies in {arguments.folder}; begin one with `autotune run FILE`, or "
+            f"say where they are with --folder"
+        )
+    return found[0]
+
+
+def _view(arguments: argparse.Namespace) -> StudyView:
+    from autotune.result import StudyView
+
+    return StudyView(find_study(arguments))
+
+
+def show_status(arguments: argparse.Namespace) -> int:
+    """``autotune status``"""
+    view = _view(arguments)
+    facts = status_of(view)
+    if arguments.json:
+        return _print_json(facts)
+    budget, spent = facts["budget"], facts["spent"]
+    limits = ", ".join(
+        f"{spent[key]:.4g} of {limit:.4g} {key}"
+        for key, limit in budget.items()
+        if limit is not None
+    )
+    trials = ", ".join(f"{count} {name}" for name, count in facts["trials"].items() if count)
+    print(f"study   {view.name} ({view.folder})")
+    print(f"state   {facts['state']}")
+    print(f"task    {view.header.task_name}")
+    print(f"spent   {limits}")
+    print(f"trials  {trials or 'none yet'}")
+    if facts["best"] is not None:
+        name, best = view.context.objective.name, facts["best"]
+        print(
+            f"best    {name} {best['metrics'][name]:.6g} by trial {best['trial']} at "
+            f"{view.header.unit} {best['step']}"
+        )
+    for kind, name, reason in view.header.left_out:
+        print(f"left out: {kind} {name}: {reason}")
+    return 0
+
+
+def status_of(view: StudyView) -> dict[str, Any]:
+    """Where a study stands, as JSON-ready values."""
+    from autotune import record
+
+    driver = record.driver(view.folder)
+    if view.finished:
+        state = f"ended: {view.result.reason}"
+    elif driver is not None:
+        state = f"running (process {driver})"
+    elif view.header.task is None:
+        state = (
+            f"interrupted; its task was handed over as an object, so go on from Python: "
+            f"autotune.resume({view.name!r}, task=task)"
+        )
+    else:
+        state = f"interrupted; go on with: autotune resume --study {view.name}"
+    counts = dict.fromkeys(("running", "frozen", "done", "new", "failed"), 0)
+    for trial in view.trials.all.values():
+        counts[trial.status] += 1
+    if driver is None:
+        counts["frozen"] += counts.pop("running")
+    budget, unit = view.header.budget, view.header.unit + "s"
+    seconds = max(view.trials.at, float(view.meta.get("clock", 0.0)))
+    return {
+        "name": view.name,
+        "folder": str(view.folder),
+        "state": state,
+        "finished": view.finished,
+        "running": driver is not None,
+        "budget": {
+            unit: budget.units,
+            "trials": budget.trials,
+            "seconds": budget.seconds,
+            "evaluations": budget.evaluations,
+        },
+        "spent": {
+            unit: view.trials.units,
+            "trials": len(view.trials),
+            "seconds": seconds,
+            "evaluations": view.trials.evaluations,
+        },
+        "trials": counts,
+        "best": None if view.result.best is None else plain_point(view.result.best),
+    }
+
+
+def show_best(arguments: argparse.Namespace) -> int:
+    """``autotune best``"""
+    view = _view(arguments)
+    result = view.result
+    if result.best is None:
+        print("nothing is trained yet, so there is no best configuration", file=sys.stderr)
+        return NOTHING_TRAINED
+    if arguments.json:
+        return _print_json({**plain_point(result.best), "test": result.test, "study": view.name})
+    from rich.console import Console
+
+    from autotune.report.console import configuration_table, print_renderable
+
+    best = result.best
+    print(f"trial {best.trial} of study {view.name} at {view.header.unit} {best.step}")
+    for name, value in best.metrics.items():
+        print(f"  {name} {value:.6g}")
+    for name, value in (result.test or {}).items():
+        print(f"  {name} {value:.6g} (test split)")
+    if result.test is None:
+        print("  the test split is looked at when the search has stopped")
+    print_renderable(configuration_table(best), Console())
+    print(f"checkpoint {view.folder / 'checkpoints' / best.checkpoint}")
+    return 0
+
+
+def show_pareto(arguments: argparse.Namespace) -> int:
+    """``autotune pareto``"""
+    view = _view(arguments)
+    front = view.result.pareto
+    if arguments.json:
+        return _print_json([plain_point(point) for point in front])
+    if not front:
+        print(
+            "no point has all objectives yet; evaluation and latency are measured when the "
+            "search has stopped",
+            file=sys.stderr,
+        )
+        return NOTHING_TRAINED
+    from rich.console import Console
+
+    from autotune.report.console import front_table, print_renderable
+
+    print_renderable(front_table(front, view), Console())
+    return 0
+
+
+def plain_point(point: Point) -> dict[str, Any]:
+    """A point as JSON-ready values."""
+    return {
+        "trial": point.trial,
+        "step": point.step,
+        "configuration": point.configuration,
+        "metrics": dict(point.metrics),
+        "reported": dict(point.reported),
+        "spread": dict(point.spread),
+        "checkpoint": point.checkpoint,
+    }
+
+
+def _print_json(value: Any) -> int:
+    """Print strict JSON, in which NaN and infinities are null."""
+    print(json.dumps(_strict(value), indent=2, allow_nan=False))
+    return 0
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_report(arguments: argparse.Namespace) -> int:
+    """``autotune report``"""
+    from autotune.report import write_report as write
+
+    view = _view(arguments)
+    print(write(view, arguments.output or view.result.report))
+    return 0
+
+
+def export_winner(arguments: argparse.Namespace) -> int:
+    """``autotune export``"""
+    from autotune.export import export
+
+    view = _view(arguments)
+    print(export(view, arguments.output or view.folder / "export.py"))
+    return 0
