@@ -118,7 +118,17 @@ class _Worker:
                 how += " (by someone, or by the system because memory ran out)"
         else:
             how = f"ended with exit code {code}"
+            if words := self._last_words():
+                how += f" ({words})"
         return f"worker {self.number} (process {self.process.pid}) {how}; its output is in {self.log}"
+
+    def _last_words(self) -> str:
+        """The last line of the log, where a traceback names the error."""
+        with suppress(OSError), self.log.open("rb") as log:
+            log.seek(-min(4096, log.seek(0, os.SEEK_END)), os.SEEK_END)
+            lines = log.read().decode(errors="replace").split("\n")
+            return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
+        return ""
 
 
 class Local(Executor):
@@ -168,7 +178,9 @@ class Local(Executor):
 
     @property
     def free(self) -> int:
-        """Workers that are ready and idle."""
+        """Workers that are ready, idle and, as of now, alive."""
+        if self._selector is not None:
+            self._collect(0.0)
         return sum(worker.ready and worker.job is None for worker in self._workers)
 
     def submit(self, job: Job) -> None:
@@ -184,11 +196,13 @@ class Local(Executor):
         worker.send(frame(to_plain(job)))
 
     def poll(self, timeout: float) -> list[Report]:
-        """Reports that have arrived; waits up to `timeout` seconds for the first."""
+        """Reports that have arrived; waits up to `timeout` seconds for the first, or for a
+        replaced worker to be free."""
         end = time.monotonic() + timeout
+        free = self.free
         while True:
             self._collect(max(0.0, end - time.monotonic()) if not self._pending else 0.0)
-            if self._pending or time.monotonic() >= end:
+            if self._pending or self.free > free or time.monotonic() >= end:
                 reports, self._pending = self._pending, []
                 return reports
 

@@ -160,11 +160,13 @@ class Ray(Executor):
         )
 
     def poll(self, timeout: float) -> list[Report]:
-        """Reports that have arrived; waits up to `timeout` seconds for the first."""
+        """Reports that have arrived; waits up to `timeout` seconds for the first, or for a
+        replaced worker to be free."""
         end = time.monotonic() + timeout
+        free = self.free
         while True:
             self._collect(max(0.0, end - time.monotonic()) if not self._pending else 0.0)
-            if self._pending or time.monotonic() >= end:
+            if self._pending or self.free > free or time.monotonic() >= end:
                 reports, self._pending = self._pending, []
                 return reports
 

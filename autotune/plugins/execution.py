@@ -160,7 +160,7 @@ class Executor(Plugin, ABC):
     @abstractmethod
     def poll(self, timeout: float) -> list[Report]:
         """Reports that have arrived, in order per job; waits up to `timeout` seconds for the
-        first."""
+        first. May return none earlier, when a worker has become free."""
 
     @abstractmethod
     def interrupt(self) -> None:

@@ -26,7 +26,8 @@ class SmallRun(Run):
         np.random.seed(context.seed)
         random.seed(context.seed)
         self.network = nn.Linear(8, 1)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), configuration["rate"])
+        # by hand: the first step of a torch optimizer costs every new process a second
+        self.momentum = [torch.zeros_like(p) for p in self.network.parameters()]
         self.units = 0
 
     @property
@@ -38,9 +39,13 @@ class SmallRun(Run):
         noise = float(np.random.rand()) + random.random()
         inputs = torch.randn(32, 8)
         loss = (self.network(inputs) - inputs.sum(1, keepdim=True)).square().mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        gradients = torch.autograd.grad(loss, list(self.network.parameters()))
+        with torch.no_grad():
+            for weight, momentum, gradient in zip(
+                self.network.parameters(), self.momentum, gradients, strict=True
+            ):
+                momentum.mul_(0.9).add_(gradient)
+                weight.sub_(self.configuration["rate"] * momentum)
         self.units += 1
         return {"loss": loss.item(), "noise": noise}
 
@@ -80,7 +85,7 @@ class SmallRun(Run):
         return {
             "units": self.units,
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "momentum": [momentum.clone() for momentum in self.momentum],
             "torch": torch.get_rng_state(),
             "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),
             "numpy_position": int(np.random.get_state()[2]),
@@ -90,7 +95,7 @@ class SmallRun(Run):
     def thaw(self, state):
         self.units = state["units"]
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.momentum = [momentum.clone() for momentum in state["momentum"]]
         torch.set_rng_state(state["torch"])
         numpy = state["numpy"].numpy().astype(np.uint32)
         np.random.set_state(("MT19937", numpy, state["numpy_position"]))

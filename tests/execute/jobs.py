@@ -22,7 +22,7 @@ NUMBER = iter(range(1, 1 << 30))
 
 
 def train(trial: int, to: int, start: int = 0, checkpoint: str | None = None, **bad: Any):
-    configuration = {"rate": 0.01 * (trial + 1), **bad}
+    configuration = {"rate": 0.001 * (trial + 1), **bad}
     return TrainJob(next(NUMBER), trial, configuration, trial, 20, start, to, checkpoint)
 
 

@@ -72,6 +72,7 @@ def test_units_stream_and_an_interrupt_freezes(ray_workers: Ray) -> None:
     ray_workers.submit(job)
     first = ray_workers.poll(20.0)
     assert [type(report) for report in first] == [Unit]
+    time.sleep(0.3)  # into the second unit
     ray_workers.interrupt()
     rest = ray_workers.poll(20.0)
     while not isinstance(rest[-1], Done):
