@@ -169,12 +169,15 @@ class Stepper:
                 f"{self.parts.feed.epoch + 1}, after about {self.steps} optimizer steps"
             )
 
-    def mean_loss(self) -> float:
-        """Mean training loss over samples since `losses` was last cleared; clears it."""
+    def mean_loss(self) -> float | None:
+        """Mean training loss over samples since `losses` was last cleared; clears it. None if
+        there were none, as while batches wait for the last one of a step."""
+        if not self.losses:
+            return None
         samples = sum(count for _, count in self.losses)
         total = sum(loss.double().item() * count for loss, count in self.losses)
         self.losses.clear()
-        return total / max(1, samples)
+        return total / samples
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, plain."""

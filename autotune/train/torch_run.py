@@ -64,7 +64,9 @@ class TorchRun(Run):
         """
         with self._generators.active(), torch.enable_grad():
             self._train_unit()
-            metrics = {"training_loss": self._stepper.mean_loss(), **self._validate()}
+            loss = self._stepper.mean_loss()
+            trained = {} if loss is None else {"training_loss": loss}
+            metrics = {**trained, **self._validate()}
         self._step += 1
         if not math.isfinite(metrics["validation_loss"]):
             raise NotFinite(
