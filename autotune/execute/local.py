@@ -120,7 +120,9 @@ class _Worker:
             how = f"ended with exit code {code}"
             if words := self._last_words():
                 how += f" ({words})"
-        return f"worker {self.number} (process {self.process.pid}) {how}; its output is in {self.log}"
+        return (
+            f"worker {self.number} (process {self.process.pid}) {how}; its output is in {self.log}"
+        )
 
     def _last_words(self) -> str:
         """The last line of the log, where a traceback names the error."""

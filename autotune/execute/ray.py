@@ -313,9 +313,11 @@ class Ray(Executor):
                 if kept is None:
                     return
                 report = kept
-            at = (job.trial, report.checkpoint or job.checkpoint) if isinstance(
-                report, Done
-            ) else None
+            at = (
+                (job.trial, report.checkpoint or job.checkpoint)
+                if isinstance(report, Done)
+                else None
+            )
             worker.holds[kind] = at
             worker.job = worker.reports = None
         self._pending.append(report)

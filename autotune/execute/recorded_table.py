@@ -249,7 +249,8 @@ class RecordedTable(Task):
     @cached_property
     def _places(self) -> list[FloatArray]:
         return [
-            column.place(values) for column, values in zip(self.columns, self._values.T, strict=True)
+            column.place(values)
+            for column, values in zip(self.columns, self._values.T, strict=True)
         ]
 
 

@@ -44,9 +44,7 @@ class Replay(Executor):
 
     name: ClassVar[str] = "replay"
     summary: ClassVar[str] = "recorded learning curves on a virtual clock"
-    reference: ClassVar[str] = (
-        "after Syne Tune's simulator backend (Salinas et al., AutoML 2022)"
-    )
+    reference: ClassVar[str] = "after Syne Tune's simulator backend (Salinas et al., AutoML 2022)"
     virtual_clock: ClassVar[bool] = True
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
@@ -99,8 +97,8 @@ class Replay(Executor):
     def interrupt(self) -> None:
         """End every segment after the unit it is in."""
         for running in self._running.values():
-            if isinstance(running.job, TrainJob) and isinstance(running.coming[-1][1], Unit):
-                time, unit = running.coming[-1]
+            time, unit = running.coming[-1]
+            if isinstance(running.job, TrainJob) and isinstance(unit, Unit):
                 done = self._done(running.job, unit.step, time - running.begun)
                 running.coming = [(time, done), (time, unit)]
 

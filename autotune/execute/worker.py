@@ -25,6 +25,7 @@ import torch
 from autotune.execute.environment import environment
 from autotune.execute.store import CheckpointDamaged, Store, StoreError, StoreFull
 from autotune.plugins.execution import Broken, Done, EvaluateJob, Job, Report, TrainJob, Unit
+from autotune.train.generators import seed_all
 from autotune.train.task import NotFinite, Run, RunContext, Task, TaskError
 
 FORMAT = 1
@@ -195,9 +196,11 @@ class JobRunner:
 
     def _evaluate(self, job: EvaluateJob) -> Done:
         """Evaluate on a run of its own: the warm training run must go on as if nothing had
-        happened, so the random generators of the process are put back too."""
+        happened, so the random generators of the process are put back too. They are seeded
+        by the trial, so a result does not depend on what the worker did before."""
         begun = time.perf_counter()
         with random_state_kept(self._device):
+            seed_all(job.seed, torch.device(self._device))
             results = None
             try:
                 results = self._measure(job)
@@ -298,10 +301,10 @@ def _numbers(metrics: Mapping[str, Any], method: str) -> dict[str, float]:
 def random_state_kept(device: str) -> Iterator[None]:
     """Put the process's random generators back on leaving."""
     accelerators = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    python, numpy_state = random.getstate(), np.random.get_state()
+    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(accelerators):
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002

@@ -1,3 +1,4 @@
+# ruff: noqa: NPY002  the global generators are used on purpose
 """Tasks for the tests of executors: small, and bad in whatever way a configuration asks for."""
 
 from __future__ import annotations

@@ -144,9 +144,7 @@ def test_mistakes_are_said_when_it_opens(ray_workers: Ray, tmp_path: Path) -> No
     with pytest.raises(PluginError, match=r"need 2000 CPUs; the cluster has"):
         Ray().open(context(execute_tasks.small, tmp_path, options={"num_cpus": 2000}))
     with pytest.raises(TaskError, match="no_such_thing"):
-        Ray().open(
-            context("execute_tasks:no_such_thing", tmp_path, options={"num_cpus": 0.0})
-        )
+        Ray().open(context("execute_tasks:no_such_thing", tmp_path, options={"num_cpus": 0.0}))
 
 
 def test_overhead_of_a_segment(ray_workers: Ray) -> None:
