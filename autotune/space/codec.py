@@ -14,7 +14,8 @@ from autotune.space.errors import MISSING, Path, SpaceError, dotted, unknown
 from autotune.space.parameters import Constant, Parameter
 
 if TYPE_CHECKING:
-    from autotune.space.space import Choice, Space
+    from autotune.space.choices import Choice
+    from autotune.space.space import Space
 
 Configuration: TypeAlias = dict[str, Any]
 """One choice from a space, in plain JSON values. A parameter holds its value, a choice ``{"name":
@@ -269,9 +270,7 @@ class Compiler:
                 "no such mark inside a choice that affects training; mark the whole choice, or "
                 "move this out of it",
             )
-        level = bool(marked or inside)
-        if self.levels.setdefault(dotted(path), level) != level:
-            raise SpaceError((*path, "evaluation"), level, "the same mark in every option")
+        self.levels[dotted(path)] = level = bool(marked or inside)
         return level
 
     def _slot(

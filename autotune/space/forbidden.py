@@ -8,8 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from autotune.space.errors import SpaceError
-from autotune.space.parameters import is_number, is_scalar, same
+from autotune.space.choices import Choice
+from autotune.space.errors import MISSING, SpaceError, nearest, unknown
+from autotune.space.parameters import (
+    Constant,
+    Float,
+    Integer,
+    Parameter,
+    is_number,
+    is_scalar,
+    same,
+)
 
 Clause: TypeAlias = Mapping[str, Any]
 """Conditions by dotted path: a scalar, a list of scalars, or a comparison like ``"> 0.1"``."""
@@ -115,3 +124,34 @@ def under(prefix: str, clause: Clause, conditions: Clause) -> dict[str, Any]:
     """A nested space's clause as its parent sees it: paths prefixed, and only while the
     `conditions` that make the nested space active hold."""
     return {**conditions, **{f"{prefix}.{path}": value for path, value in clause.items()}}
+
+
+def check_term(path: str, condition: Any, at: Mapping[str, list[Any]]) -> None:
+    """Whether a condition can be met by anything that stands at `path`."""
+    if path not in at:
+        raise unknown((path,), path, at, "parameter")
+    term = parse_condition(path, condition)
+    parameters = at[path]
+    if term.compare is not None:
+        if not any(_has_numbers(parameter) for parameter in parameters):
+            raise SpaceError(path, condition, parameters[0].expected)
+        return
+    for value in term.values:
+        if not any(_can_be(parameter, value) for parameter in parameters):
+            names = [name for p in parameters if isinstance(p, Choice) for name in p.options]
+            raise SpaceError(path, value, parameters[0].expected, nearest(value, names))
+
+
+def _has_numbers(parameter: Parameter | Choice) -> bool:
+    if isinstance(parameter, Float | Integer):
+        return True
+    if isinstance(parameter, Choice):
+        return False
+    values = [parameter.value] if isinstance(parameter, Constant) else parameter._values
+    return any(is_number(value) for value in values)
+
+
+def _can_be(parameter: Parameter | Choice, value: Any) -> bool:
+    if isinstance(parameter, Choice):
+        return isinstance(value, str) and value in parameter.options
+    return parameter.canonical(value) is not MISSING

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from autotune.space.choices import Choice, Plugins, as_prior
 from autotune.space.errors import MISSING, Path, SpaceError, unknown
 from autotune.space.parameters import (
     Categorical,
@@ -20,7 +21,7 @@ from autotune.space.parameters import (
     as_number,
     is_scalar,
 )
-from autotune.space.space import Choice, Entry, Plugins, Space, as_prior
+from autotune.space.space import Entry, Space
 
 KEYS: dict[str, tuple[str, ...]] = {
     "float": ("low", "high", "log", "step", "default", "prior", "evaluation"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from autotune.space.choices import Choice, Plugins, as_prior
 from autotune.space.errors import MISSING, Path, SpaceError, dotted, listed, shown, unknown
 from autotune.space.parameters import (
     Categorical,
@@ -19,7 +20,7 @@ from autotune.space.parameters import (
     is_number,
     is_scalar,
 )
-from autotune.space.space import Catalogue, Choice, Entry, Plugins, Space, as_prior
+from autotune.space.space import Catalogue, Entry, Space
 
 _ARGUMENTS: dict[type, tuple[str, ...]] = {
     Float: ("low", "high", "log", "step", "default", "prior"),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
@@ -26,8 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.space import forbidden as rules
+from autotune.space.choices import Choice, Plugins
 from autotune.space.codec import Compiler, Configuration, Node, Slot, read
-from autotune.space.errors import MISSING, SpaceError, listed, nearest, unknown
+from autotune.space.errors import SpaceError, listed
+from autotune.space.levels import configuration_part, join, part_of_space
+from autotune.space.moves import moved_place
 from autotune.space.parameters import (
     Categorical,
     Constant,
@@ -35,17 +38,12 @@ from autotune.space.parameters import (
     Integer,
     Ordinal,
     Parameter,
-    Prior,
-    as_number,
-    is_number,
     is_scalar,
-    weighted_bin,
 )
 
 # How often a random configuration is drawn before the clauses are said to leave nothing.
 _DRAWS = 10_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
-_OPTION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]*\Z")
 _RESERVED = ("type", "plugins")
 
 
@@ -63,153 +61,6 @@ class Catalogue(Protocol):
 
     def get(self, kind: str, name: str) -> Any:
         """The plugin's class, even if it cannot work on the model; raises if it is broken."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of several named options, each with parameters of its own, which exist only while it
-    is chosen. Options may hold choices, to any depth.
-
-    Args:
-        options: the parameters of each option; ``{}`` if it has none.
-        default: an option; else the prior's centre, else the first.
-        prior: a belief about the best option.
-        evaluation: the choice affects only the evaluation of a trained model.
-        kind: the plugin kind, if the options are plugins.
-    """
-
-    options: Mapping[str, Space]
-    default: str | None = None
-    prior: Prior | None = None
-    evaluation: bool = False
-    kind: str | None = None
-    _index: dict[str, int] = field(init=False, repr=False, compare=False)
-    _names: tuple[str, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.options, Mapping) or not self.options:
-            raise SpaceError("options", self.options, "a mapping with at least one option")
-        options = {}
-        for name, option in self.options.items():
-            if not isinstance(name, str) or not _OPTION.match(name):
-                raise SpaceError(
-                    ("options", str(name)), name, "a name without spaces", problem="bad name"
-                )
-            try:
-                options[name] = option if isinstance(option, Space) else Space(option)
-            except SpaceError as error:
-                raise error.under("options", name) from None
-            if "name" in options[name].parameters:
-                raise SpaceError(
-                    ("options", name, "name"),
-                    "name",
-                    "another name; this one holds the chosen option",
-                    problem="'name' is reserved inside options",
-                )
-        object.__setattr__(self, "options", options)
-        object.__setattr__(self, "_index", {name: i for i, name in enumerate(options)})
-        object.__setattr__(self, "_names", tuple(options))
-        if not isinstance(self.evaluation, bool):
-            raise SpaceError("evaluation", self.evaluation, "true or false")
-        self._check("default", self.default)
-        if self.prior is not None:
-            self._check(("prior", "center"), self.prior.center)
-
-    def _check(self, key: str | tuple[str, ...], name: Any) -> None:
-        if name is not None and (not isinstance(name, str) or name not in self._index):
-            path = (key,) if isinstance(key, str) else key
-            raise unknown(path, name, self.options, "option")
-
-    @property
-    def expected(self) -> str:
-        """What may be chosen, for people."""
-        return f"one of {listed(self.options)}"
-
-    @property
-    def size(self) -> int:
-        """How many options there are."""
-        return len(self.options)
-
-    @property
-    def default_value(self) -> str:
-        """The default option, stated or derived."""
-        if self.default is not None:
-            return self.default
-        return next(iter(self.options)) if self.prior is None else self.prior.center
-
-    def encode(self, name: str) -> float:
-        """The middle of the option's bin in [0, 1]."""
-        return (self._index[name] + 0.5) / len(self._index)
-
-    def decode(self, place: float) -> str:
-        """The option whose bin holds a place in [0, 1]."""
-        return self._names[min(int(place * len(self._names)), len(self._names) - 1)]
-
-    def warp(self, uniform: float) -> float:
-        """The place at quantile `uniform` of the prior."""
-        if self.prior is None:
-            return uniform
-        center = self._index[self.prior.center]
-        return weighted_bin(uniform, self.size, center, self.prior.confidence)
-
-
-@dataclass(frozen=True)
-class Plugins:
-    """All plugins of a kind: a choice that is made from a catalogue, by `Space.resolve`.
-
-    Args:
-        kind: e.g. ``optimizer``.
-        include: only these, if given.
-        exclude: not these.
-        override: by plugin, changes to its own parameters: a mapping of arguments (``low``,
-            ``high``, ``log``, ``step``, ``default``, ``choices``, ``values``, ``prior``) or a
-            fixed value.
-        default: a plugin; else the first of the catalogue.
-        evaluation: affects only evaluation; by default true of the kind ``tta`` alone.
-    """
-
-    kind: str
-    include: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] = ()
-    override: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    default: str | None = None
-    evaluation: bool | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.kind, str) or not self.kind:
-            raise SpaceError("plugins", self.kind, "a plugin kind")
-        if self.include is not None:
-            object.__setattr__(self, "include", self._names("include", self.include))
-            if not self.include:
-                raise SpaceError("include", [], "at least one plugin; without it, all")
-        object.__setattr__(self, "exclude", self._names("exclude", self.exclude))
-        if self.default is not None and not isinstance(self.default, str):
-            raise SpaceError("default", self.default, "a plugin's name")
-        if self.evaluation is not None and not isinstance(self.evaluation, bool):
-            raise SpaceError("evaluation", self.evaluation, "true or false")
-        if not isinstance(self.override, Mapping):
-            raise SpaceError("override", self.override, "a mapping of plugins to changes")
-        for name, changes in self.override.items():
-            if not isinstance(changes, Mapping):
-                raise SpaceError(
-                    ("override", str(name)), changes, "a mapping of parameters to changes"
-                )
-
-    @staticmethod
-    def _names(key: str, names: Any) -> tuple[str, ...]:
-        if isinstance(names, str) or not isinstance(names, Sequence):
-            raise SpaceError(key, names, "a list of plugin names")
-        for index, name in enumerate(names):
-            if not isinstance(name, str):
-                raise SpaceError((key, index), name, "a plugin's name")
-            if name in names[:index]:
-                raise SpaceError((key, index), name, "every plugin once")
-        return tuple(names)
-
-    @property
-    def evaluation_only(self) -> bool:
-        """Whether it affects only evaluation, stated or by kind."""
-        return self.kind == "tta" if self.evaluation is None else self.evaluation
 
 
 Entry: TypeAlias = "Parameter | Choice | Plugins | Space"
@@ -269,7 +120,7 @@ class Space:
         for index, clause in enumerate(self.forbidden):
             for path, condition in clause.items():
                 try:
-                    _check_term(path, condition, compiler.at)
+                    rules.check_term(path, condition, compiler.at)
                 except SpaceError as error:
                     raise error.under("forbidden", index) from None
         broken = self.forbids(self._default())
@@ -433,13 +284,12 @@ class Space:
         one value of an ordinal. Parameters that a new option brings take their defaults. The
         configuration itself, if no move is allowed."""
         encoded, mask = self.encode(configuration)
-        start = self.encode(self._default())[0] if mask.all() else self._starts
-        original = np.where(mask, encoded, start).tolist()
+        original = np.where(mask, encoded, self._starts).tolist()
         active = np.flatnonzero(mask)
         for _ in range(100 if len(active) else 0):
             places = list(original)
             index = int(rng.choice(active))
-            places[index] = _moved(self._slots[index].parameter, places[index], rng)
+            places[index] = moved_place(self._slots[index].parameter, places[index], rng)
             moved = self._decode(places)
             if places[index] != original[index] and self.forbids(moved) is None:
                 return moved
@@ -545,46 +395,23 @@ class Space:
         for clause, found in zip(self.forbidden, levels, strict=True):
             parts[2 if len(found) == 2 else int(True in found)].append(clause)
         training, evaluation, across = parts
-        return Space(_part(self, False), training), Space(_part(self, True), evaluation, across)
+        return Space(part_of_space(self, False), training), Space(
+            part_of_space(self, True), evaluation, across
+        )
 
     def split_configuration(
         self, configuration: Mapping[str, Any]
     ) -> tuple[Configuration, Configuration]:
         """A whole configuration as its training and its evaluation part."""
         return (
-            _configuration_part(self, configuration, False),
-            _configuration_part(self, configuration, True),
+            configuration_part(self, configuration, False),
+            configuration_part(self, configuration, True),
         )
 
     @staticmethod
     def join(training: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Configuration:
         """Inverse of `split_configuration`, up to the order of keys."""
         return join(training, evaluation)
-
-
-def join(training: Mapping[str, Any], evaluation: Mapping[str, Any]) -> Configuration:
-    """The whole configuration of its two parts; groups that both have are merged."""
-    whole = dict(training)
-    for key, value in evaluation.items():
-        inner = whole.get(key)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        whole[key] = join(inner, value) if both else value  # type: ignore[arg-type]
-    return whole
-
-
-def as_prior(value: Any, of_number: bool = False) -> Prior | None:
-    """A prior from ``{center: ..., confidence: ...}``."""
-    if value is None or isinstance(value, Prior):
-        return value
-    if not isinstance(value, Mapping):
-        raise SpaceError("prior", value, "a mapping with center and confidence")
-    for key in value:
-        if key not in ("center", "confidence"):
-            raise unknown(("prior", str(key)), key, ("center", "confidence"), "key")
-    if "center" not in value:
-        raise SpaceError("prior", MISSING, "", problem="a prior needs the key 'center'")
-    center = as_number(value["center"]) if of_number else value["center"]
-    return Prior(center, value.get("confidence", "medium"))
 
 
 def _entry(name: str, value: Any) -> Entry:
@@ -625,92 +452,6 @@ def _unresolved(entry: Entry) -> bool:
     if isinstance(entry, Space):
         return not entry.is_resolved
     return isinstance(entry, Choice) and any(not o.is_resolved for o in entry.options.values())
-
-
-def _check_term(path: str, condition: Any, at: Mapping[str, list[Any]]) -> None:
-    """Whether a condition can be met by anything that stands at `path`."""
-    if path not in at:
-        raise unknown((path,), path, at, "parameter")
-    term = rules.parse_condition(path, condition)
-    parameters = at[path]
-    if term.compare is not None:
-        if not any(_has_numbers(parameter) for parameter in parameters):
-            raise SpaceError(path, condition, parameters[0].expected)
-        return
-    for value in term.values:
-        if not any(_can_be(parameter, value) for parameter in parameters):
-            names = [name for p in parameters if isinstance(p, Choice) for name in p.options]
-            raise SpaceError(path, value, parameters[0].expected, nearest(value, names))
-
-
-def _has_numbers(parameter: Parameter | Choice) -> bool:
-    if isinstance(parameter, Float | Integer):
-        return True
-    if isinstance(parameter, Choice):
-        return False
-    values = [parameter.value] if isinstance(parameter, Constant) else parameter._values
-    return any(is_number(value) for value in values)
-
-
-def _can_be(parameter: Parameter | Choice, value: Any) -> bool:
-    if isinstance(parameter, Choice):
-        return isinstance(value, str) and value in parameter.options
-    return parameter.canonical(value) is not MISSING
-
-
-def _moved(parameter: Any, place: float, rng: np.random.Generator) -> float:
-    """Another place of a parameter, near for numbers; `place` if the draw did not move it."""
-    size = parameter.size
-    if isinstance(parameter, Categorical | Choice):
-        others = [i for i in range(size) if i != min(int(place * size), size - 1)]
-        return (int(rng.choice(others)) + 0.5) / size
-    step = 0.2 * float(rng.standard_normal())
-    near = min(1.0, max(0.0, place + step))
-    value, moved = parameter.decode(place), parameter.decode(near)
-    if moved == value and size < 1000:
-        # The step was shorter than the distance between values.
-        index = min(int(place * size), size - 1) + (1 if step > 0 else -1)
-        if isinstance(parameter, Integer):
-            moved = value + (parameter.step or 1) * (1 if step > 0 else -1)
-            moved = value if parameter.canonical(moved) is MISSING else moved
-        elif 0 <= index < size:
-            return (index + 0.5) / size
-    return place if moved == value else parameter.encode(moved)
-
-
-def _part(space: Space, evaluation: bool) -> dict[str, Entry]:
-    part: dict[str, Entry] = {}
-    for name, entry in space.parameters.items():
-        if isinstance(entry, Space):
-            inner = _part(entry, evaluation)
-            # An empty group belongs to training, so that the whole can be put together again.
-            if inner or (not evaluation and entry.is_empty):
-                part[name] = Space(inner)
-        elif _marked(entry) == evaluation:
-            part[name] = entry
-    return part
-
-
-def _configuration_part(
-    space: Space, configuration: Mapping[str, Any], evaluation: bool
-) -> Configuration:
-    part: Configuration = {}
-    for name, entry in space.parameters.items():
-        if name not in configuration:
-            continue
-        if isinstance(entry, Space):
-            inner = _configuration_part(entry, configuration[name], evaluation)
-            if inner or (not evaluation and entry.is_empty):
-                part[name] = inner
-        elif _marked(entry) == evaluation:
-            part[name] = configuration[name]
-    return part
-
-
-def _marked(entry: Entry) -> bool:
-    if isinstance(entry, Plugins):
-        return entry.evaluation_only
-    return not isinstance(entry, Constant | Space) and entry.evaluation
 
 
 def _known_part(nodes: Iterable[Node], configuration: Any) -> Any:
