@@ -185,8 +185,8 @@ def _conclude(result: Result) -> int:
     from autotune.report import write_report as write
 
     view = result.view
-    write(view, result.report)
     print_summary(view)
+    write(view, result.report)
     where = "" if str(view.folder.parent) == FOLDER else f" --folder {view.folder.parent}"
     print(f"\ncheckpoints  {view.folder / 'checkpoints'}")
     if result.best is not None:
@@ -313,7 +313,9 @@ def show_best(arguments: argparse.Namespace) -> int:
     best = result.best
     print(f"trial {best.trial} of study {view.name} at {view.header.unit} {best.step}")
     for name, value in best.metrics.items():
-        print(f"  {name} {value:.6g}")
+        other = best.reported.get(name, value)
+        unseen = f" ({other:.6g} on the part that no choice has seen)" if other != value else ""
+        print(f"  {name} {value:.6g}{unseen}")
     for name, value in (result.test or {}).items():
         print(f"  {name} {value:.6g} (test split)")
     if result.test is None:

@@ -29,7 +29,7 @@ LOWER = {
 JOINING = {"study", "begin", "result", "header"}
 """They join the lower floors, and may import all of those and each other."""
 
-TOP = {"report", "export", "integrations", "api", "cli", "__init__", "__main__"}
+TOP = {"report", "export", "integrations", "api", "cli", "commands", "__init__", "__main__"}
 """They sit on everything."""
 
 FORBIDDEN_NAMES = {

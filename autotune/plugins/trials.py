@@ -90,6 +90,7 @@ class Trials:
         self.decisions = 0
         self.in_flight: dict[int, Decision] = {}
         self.evaluations = 0
+        self._alone = {o.name for o in objectives if o.alone}
         self.best: tuple[float, int, int] | None = None
 
     def __getitem__(self, number: int) -> Trial:
@@ -140,7 +141,8 @@ class Trials:
                 trial = self.all[event.trial]
                 trial.evaluations.append(event)
                 self._end_evaluation(trial, event.evaluation)
-                self.evaluations += 1
+                if not event.select or set(event.select) - self._alone:
+                    self.evaluations += 1
             case Failed():
                 trial = self.all[event.trial]
                 if event.evaluation is not None:
