@@ -340,7 +340,8 @@ def fault(found: Any, kind: str, name: str) -> str | None:
         )
     for attribute in ("name", "summary", "reference"):
         value = getattr(found, attribute, None)
-        if not isinstance(value, str) or not value.strip():
+        # What follows no paper may leave the reference empty.
+        if not isinstance(value, str) or not (value.strip() or attribute == "reference"):
             return f"has no {attribute} (a class attribute, a non-empty string)"
     if found.kind != kind:
         return f"says its kind is {found.kind!r} but is registered as {kind}"

@@ -33,7 +33,7 @@ from autotune.plugins.conformance import (
     trajectories,
     tta,
 )
-from autotune.plugins.conformance.comparing import Fault, NotApplicable
+from autotune.plugins.conformance.comparing import Fault, NotApplicable, process_kept
 
 CONFIGURATIONS = 3
 """How many configurations a plugin is trained under: its default and draws from its space."""
@@ -189,7 +189,8 @@ def _note(
     """Run one check and note how it went; the first fault under a title is kept."""
     where = f" (configuration {dict(configuration)})" if configuration else ""
     try:
-        result = check()
+        with process_kept():
+            result = check()
     except NotApplicable as reason:
         report.skipped[title] = str(reason)
         return None

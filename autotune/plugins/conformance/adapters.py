@@ -47,9 +47,10 @@ def check_trainable(plugin: type[Adapter], configuration: Mapping[str, Any]) -> 
                 "only the adapter's own parameters and the head may (an adapter that trains "
                 "base weights on purpose says so by trains_base = True)"
             )
-        kept = {id(module) for module in adapted.modules()}
         for name, module in head.items():
-            if id(module) not in kept or not _plain_layer(module):
+            # Where the whole model was wrapped, its parts' names have become longer.
+            kept = [m for n, m in adapted.named_modules() if f".{n}".endswith(f".{name}")]
+            if module not in kept or not _plain_layer(module):
                 raise Fault(f"the head {name!r} was wrapped, changed or replaced by apply")
         outside = [p for p in adapted.parameters() if p.requires_grad and not _within(p, head)]
         if not outside:

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -72,12 +72,28 @@ def through_storage(state: Any, what: str) -> Any:
 def within_remit(what: str) -> Iterator[None]:
     """Raises Fault if what runs inside changes the process: settings of torch, the random
     generators of Python and NumPy, the environment, signal handlers, or torch's own classes."""
+    changed: list[str] = []
+    with process_kept(changed):
+        yield
+    if changed:
+        raise Fault(f"{what} changes {' and '.join(changed)}, which is none of its business")
+
+
+@contextmanager
+def process_kept(changed: list[str] | None = None) -> Iterator[None]:
+    """Puts back what it can of the process's settings, so that whatever is checked next finds
+    them as they were; notes in `changed` which were not."""
     before = _process()
-    yield
-    after = _process()
-    for name, value in before.items():
-        if difference(value, after[name]) is not None:
-            raise Fault(f"{what} changes {name}, which is none of its business")
+    try:
+        yield
+    finally:
+        after = _process()
+        for name, value in before.items():
+            if difference(value, after[name]) is not None:
+                if name in _RESTORE:
+                    _RESTORE[name](value)
+                if changed is not None:
+                    changed.append(name)
 
 
 @contextmanager
@@ -146,7 +162,6 @@ def _shown(first: Any, second: Any) -> str:
 
 def _process() -> dict[str, Any]:
     """What belongs to the process, by the words that name it."""
-    handlers = {name: signal.getsignal(getattr(signal, name)) for name in ("SIGINT", "SIGTERM")}
     return {
         "Python's global random generator": random.getstate(),
         "NumPy's global random generator": np.random.get_state(legacy=False),  # noqa: NPY002
@@ -163,7 +178,9 @@ def _process() -> dict[str, Any]:
         "hooks on all modules": [len(hooks) for hooks in _global_hooks()],
         "environment variables": dict(os.environ),
         "the working directory": os.getcwd(),
-        "signal handlers": {name: id(handler) for name, handler in handlers.items()},
+        "signal handlers": {
+            name: signal.getsignal(getattr(signal, name)) for name in ("SIGINT", "SIGTERM")
+        },
         "torch's own classes and functions": _library(),
     }
 
@@ -173,14 +190,47 @@ def _global_hooks() -> list[Any]:
     return [value for value in found.values() if isinstance(value, dict)]
 
 
-def _library() -> dict[str, int]:
-    """Identities of what others' models are made of: a patched `nn.BatchNorm2d.forward` would
-    change every model in the process."""
-    owners: list[Any] = [torch.nn.functional, torch.optim.Optimizer, torch.Tensor]
-    owners += [entry for entry in vars(torch.nn).values() if isinstance(entry, type)]
+def _owners() -> dict[str, Any]:
+    """What others' models are made of: a patched `nn.BatchNorm2d.forward` would change every
+    model in the process."""
+    classes = {n: v for n, v in vars(nn).items() if isinstance(v, type)}
+    functions = {"functional": nn.functional, "Optimizer": torch.optim.Optimizer}
+    return {**classes, **functions, "Tensor": torch.Tensor}
+
+
+def _library() -> dict[str, Any]:
     return {
-        f"{owner.__name__}.{name}": id(value)
-        for owner in owners
-        for name, value in vars(owner).items()
+        f"{owner}.{name}": value
+        for owner, holder in _owners().items()
+        for name, value in vars(holder).items()
         if callable(value)
     }
+
+
+def _restore_library(before: Mapping[str, Any]) -> None:
+    for owner, holder in _owners().items():
+        for name, value in list(vars(holder).items()):
+            honest = before.get(f"{owner}.{name}")
+            if honest is None and callable(value):
+                delattr(holder, name)
+            elif honest is not None and honest is not value:
+                setattr(holder, name, honest)
+
+
+def _restore_environment(before: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(before)
+
+
+_RESTORE: dict[str, Callable[[Any], Any]] = {
+    "Python's global random generator": random.setstate,
+    "NumPy's global random generator": np.random.set_state,
+    "torch's default type": torch.set_default_dtype,
+    "torch's number of threads": torch.set_num_threads,
+    "whether gradients are recorded": torch.set_grad_enabled,
+    "whether algorithms are deterministic": torch.use_deterministic_algorithms,
+    "the precision of matrix products": torch.set_float32_matmul_precision,
+    "environment variables": _restore_environment,
+    "the working directory": os.chdir,
+    "torch's own classes and functions": _restore_library,
+}

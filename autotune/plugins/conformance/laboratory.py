@@ -214,8 +214,10 @@ COMPANIONS: dict[str, type[Plugin]] = {
 }
 
 
-def trial(plugin: type[Plugin], configuration: Mapping[str, Any]) -> dict[str, Any]:
+def trial(plugin: type[Plugin], configuration: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
     """A training configuration with the plugin under check at its place."""
     chosen: dict[str, Any] = {kind: {"name": p.name} for kind, p in COMPANIONS.items()}
     chosen[plugin.kind] = {"name": plugin.name, **configuration}
-    return {**chosen, "architecture": {}, "batch_size": 4, "accumulation_steps": 2}
+    # The architecture tells the benches' pretrained weights apart in their common folder.
+    architecture = {"bench": bench.name}
+    return {**chosen, "architecture": architecture, "batch_size": 4, "accumulation_steps": 2}

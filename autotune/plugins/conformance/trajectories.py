@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,7 @@ class RunErrand:
 
     def perform(self, folder: Path) -> str | None:
         """In the other process: train another trial, then this one. What is wrong, or None."""
-        for _ in follow(opened(self.plugin, self.bench, self.configuration, OTHER_SEED, folder), 3):
-            pass
+        _disturb(opened(self.plugin, self.bench, self.configuration, OTHER_SEED, folder), 3)
         run = opened(self.plugin, self.bench, self.configuration, SEED, folder)
         run.thaw(loaded(self.state))
         *_, last = follow(run, self.batches)
@@ -78,7 +78,7 @@ def follow(run: Run, batches: int = BATCHES) -> Iterator[Point]:
         except NotFinite:
             yield Point(None, None)
             return
-        yield Point(metrics, through_storage(run.freeze(), "the frozen run"))
+        yield Point(metrics, run.freeze())
 
 
 def check_run(
@@ -96,8 +96,8 @@ def check_run(
     Raises:
         Fault: names the batch and the first value that differs.
     """
-    whole = laboratory.trial(plugin, configuration)
-    stranger = laboratory.trial(plugin, other)
+    whole = laboratory.trial(plugin, configuration, bench)
+    stranger = laboratory.trial(plugin, other, bench)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         straight = list(follow(opened(plugin, bench, whole, SEED, folder)))
@@ -110,8 +110,7 @@ def check_run(
                     "randomness must come from the generator handed in or torch's global one"
                 )
         for batch in range(1, len(straight)):
-            for _ in follow(opened(plugin, bench, stranger, OTHER_SEED, folder), 1):
-                pass
+            _disturb(opened(plugin, bench, stranger, OTHER_SEED, folder), 1)
             _check_thaw(straight, batch, opened(plugin, bench, whole, SEED, folder))
     if len(straight) < BATCHES or straight[-1].metrics is None:
         return None
@@ -126,9 +125,10 @@ def check_run(
 
 
 def _check_thaw(straight: Sequence[Point], batch: int, run: Run) -> None:
-    """Thaw after `batch` batches and train one more."""
-    run.thaw(straight[batch - 1].state)
-    where = difference(straight[batch - 1].state, through_storage(run.freeze(), "the thawed run"))
+    """Thaw what was stored after `batch` batches, and train one more."""
+    frozen = through_storage(straight[batch - 1].state, "the frozen run")
+    run.thaw(frozen)
+    where = difference(straight[batch - 1].state, run.freeze())
     if where is not None:
         raise Fault(
             f"a state frozen after batch {batch} is another one after thawing ({where}); "
@@ -141,6 +141,13 @@ def _check_thaw(straight: Sequence[Point], batch: int, run: Run) -> None:
             f"frozen after batch {batch} and thawed, batch {batch + 1} differs from the "
             f"uninterrupted run ({where}); something it remembers is not in its state_dict"
         )
+
+
+def _disturb(run: Run, batches: int) -> None:
+    """Another trial at work in the same process."""
+    with suppress(NotFinite):
+        for _ in range(batches):
+            run.train()
 
 
 def _plain(point: Point) -> dict[str, Any]:
