@@ -141,6 +141,7 @@ class Local(Executor):
 
     name: ClassVar[str] = "local"
     summary: ClassVar[str] = "worker processes on this machine"
+    option_names: ClassVar[tuple[str, ...]] = ("threads",)
     reference: ClassVar[str] = ""
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
@@ -158,7 +159,7 @@ class Local(Executor):
             TaskError: the task cannot be sent, or cannot be imported on a worker.
             PluginError: a worker lacks a plugin, or does not come up.
         """
-        unknown = set(context.options) - {"threads"}
+        unknown = set(context.options) - set(self.option_names)
         if unknown:
             raise PluginError(
                 f"executor local has no option {sorted(unknown)[0]!r}; it has 'threads'"

@@ -37,7 +37,6 @@ from autotune.plugins.execution import (
     WorkerLost,
 )
 
-_OPTIONS = ("address", "num_cpus", "num_gpus", "threads", "shared_folder", "start_seconds")
 _STARTS = 3
 """A worker that dies this often before it is ready will not come up at all."""
 
@@ -84,6 +83,14 @@ class Ray(Executor):
     name: ClassVar[str] = "ray"
     summary: ClassVar[str] = "Ray actors, on this machine or a cluster"
     reference: ClassVar[str] = "Moritz et al., Ray, OSDI 2018; https://docs.ray.io"
+    option_names: ClassVar[tuple[str, ...]] = (
+        "address",
+        "num_cpus",
+        "num_gpus",
+        "threads",
+        "shared_folder",
+        "start_seconds",
+    )
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
         super().__init__(configuration)
@@ -101,10 +108,10 @@ class Ray(Executor):
             TaskError: the task cannot be sent, or cannot be imported on a worker.
             PluginError: no cluster, no room in it, or a worker lacks a plugin.
         """
-        unknown = sorted(set(context.options) - set(_OPTIONS))
+        unknown = sorted(set(context.options) - set(self.option_names))
         if unknown:
             raise PluginError(
-                f"executor ray has no option {unknown[0]!r}; it has {', '.join(_OPTIONS)}"
+                f"executor ray has no option {unknown[0]!r}; it has {', '.join(self.option_names)}"
             )
         self._context = context
         self._store = CheckpointStore(Path(context.folder) / "checkpoints")

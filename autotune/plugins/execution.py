@@ -143,6 +143,8 @@ class Executor(Plugin, ABC):
 
     kind: ClassVar[str] = "executor"
     virtual_clock: ClassVar[bool] = False
+    option_names: ClassVar[tuple[str, ...]] = ()
+    """The options that `open` understands, so that a study file's misspelt one is told early."""
 
     @abstractmethod
     def open(self, context: ExecutionContext) -> None:

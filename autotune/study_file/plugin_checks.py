@@ -83,7 +83,7 @@ def _check_executor(
     plugin = _plugin("executor", chosen, ("executor",), catalogue, problems)
     if plugin is None:
         return
-    known = getattr(plugin, "option_names", ())
+    known = plugin.option_names
     for key in chosen:
         if key != "name" and key not in known:
             names = ("name", "workers", "device", *known)
