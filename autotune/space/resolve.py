@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from autotune.space.choices import Choice, Plugins, as_prior
+from autotune.space.codec import Compiler
 from autotune.space.errors import MISSING, Path, SpaceError, dotted, listed, shown, unknown
 from autotune.space.parameters import (
     Categorical,
@@ -141,11 +142,11 @@ class _Resolver:
             for inner in _paths(space, path):
                 self.dormant.setdefault(inner, set())
 
-    def clauses(self, space: Space, resolved: Space) -> list[dict[str, Any]]:
-        """The clauses of `space` that can still be met in `resolved`."""
+    def clauses(self, space: Space, resolved: Space) -> list[tuple[int, dict[str, Any]]]:
+        """The clauses of `space` that can still be met in `resolved`, with their numbers."""
         present = set(_paths(resolved, ()))
         kept = []
-        for clause in space.forbidden:
+        for index, clause in enumerate(space.forbidden):
             mended: dict[str, Any] | None = dict(clause)
             for path, condition in clause.items():
                 if path not in present and path in self.dormant:
@@ -158,7 +159,7 @@ class _Resolver:
                 assert mended is not None
                 mended[path] = left
             if mended is not None:
-                kept.append(mended)
+                kept.append((index, mended))
         return kept
 
 
@@ -168,9 +169,19 @@ def resolve(space: Space, catalogue: Catalogue) -> Space:
         return space
     resolver = _Resolver(catalogue)
     resolved = resolver.space(space, (), ())
-    return Space(
-        resolved.parameters, [*resolver.clauses(space, resolved), *resolved.forbidden], space.across
-    )
+    numbers, clauses = [], []
+    for number, clause in resolver.clauses(space, resolved):
+        numbers.append(number)
+        clauses.append(clause)
+    try:
+        return Space(resolved.parameters, [*clauses, *resolved.forbidden], space.across)
+    except SpaceError as error:
+        index = error.path[1] if error.path[:1] == ("forbidden",) and error.path[1:] else None
+        if not isinstance(index, int) or index >= len(numbers):
+            raise
+        # Where the user wrote it, before clauses about absent plugins were dropped.
+        place = ("forbidden", numbers[index], *error.path[2:])
+        raise SpaceError(place, error.value, error.expected, error.nearest, error.problem) from None
 
 
 def _paths(space: Space, path: Path) -> list[str]:
@@ -208,9 +219,34 @@ def override(space: Space, changes: Mapping[str, Any], place: Path) -> Space:
         except SpaceError as error:
             raise error.under(*place, name) from None
     try:
-        return Space(parameters, space.forbidden)
+        return Space(parameters, _still_possible(space.forbidden, Space(parameters)))
     except SpaceError as error:
         raise error.under(*place) from None
+
+
+def _still_possible(clauses: Iterable[rules.Clause], space: Space) -> list[dict[str, Any]]:
+    """A plugin's own clauses without the values that its overridden space no longer has."""
+    compiler = Compiler()
+    compiler.compile(space)
+
+    def possible(path: str, condition: Any) -> bool:
+        try:
+            rules.check_term(path, condition, compiler.at)
+        except SpaceError:
+            return False
+        return True
+
+    kept = []
+    for clause in clauses:
+        left = {
+            path: [value for value in condition if possible(path, [value])]
+            if isinstance(condition, list)
+            else condition
+            for path, condition in clause.items()
+        }
+        if all(condition != [] and possible(path, condition) for path, condition in left.items()):
+            kept.append(left)
+    return kept
 
 
 def _overridden(entry: Entry, change: Any) -> Entry:
