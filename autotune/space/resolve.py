@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from autotune.space import forbidden as rules
 from autotune.space.choices import Choice, Plugins, as_prior
 from autotune.space.codec import Compiler
 from autotune.space.errors import MISSING, Path, SpaceError, dotted, listed, shown, unknown
