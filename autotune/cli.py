@@ -83,7 +83,22 @@ def _parser() -> argparse.ArgumentParser:
     validate.set_defaults(command=_validate)
     schema = add("schema", help="print the JSON Schema of study files, for editors")
     schema.set_defaults(command=_schema)
+    _register_plugins(add("plugins", help="list, show and check the installed plugins"))
     return parser
+
+
+def _register_plugins(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_subparsers(metavar="COMMAND", required=True).add_parser
+    listing = add("list", help="all installed plugins, broken ones with the cause")
+    listing.add_argument("--kind", help="of this kind only, e.g. optimizer")
+    listing.add_argument("--json", action="store_true", help="for machines")
+    listing.set_defaults(command=_list_plugins)
+    show = add("show", help="what a plugin is, its hyperparameters, where it comes from")
+    show.add_argument("name", help="NAME, KIND:NAME or DISTRIBUTION:NAME")
+    show.set_defaults(command=_show_plugin)
+    check = add("check", help="hold plugins against their contract; exit code 1 if one fails")
+    check.add_argument("name", nargs="?", help="NAME, KIND:NAME or DISTRIBUTION:NAME; else all")
+    check.set_defaults(command=_check_plugins)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
@@ -104,3 +119,23 @@ def _schema(arguments: argparse.Namespace) -> int:
 
     print(json.dumps(json_schema(), indent=2))
     return 0
+
+
+def _list_plugins(arguments: argparse.Namespace) -> int:
+    from autotune.report.plugin_listing import list_plugins
+
+    print(list_plugins(arguments.kind, as_json=arguments.json))
+    return 0
+
+
+def _show_plugin(arguments: argparse.Namespace) -> int:
+    from autotune.report.plugin_listing import show_plugin
+
+    print(show_plugin(arguments.name))
+    return 0
+
+
+def _check_plugins(arguments: argparse.Namespace) -> int:
+    from autotune.report.plugin_listing import check_plugins
+
+    return 0 if check_plugins(arguments.name, lambda line: print(line, flush=True)) else 1
