@@ -1,0 +1,5 @@
+"""The fixtures of this folder."""
+
+from installed_plugins import install
+
+__all__ = ["install"]
