@@ -92,6 +92,7 @@ def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, H
     log = _claim(folder, plan.name, exact_name)
     try:
         header = replace(header, name=log.folder.name)
+        (log.folder / "study.yaml").write_text(header.study_file(), encoding="utf-8")
         log.set_meta("header", header.to_plain())
         log.back_up()
     except BaseException:

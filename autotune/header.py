@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from autotune.plugins.search import Budget, Objective, SearchContext
 from autotune.space import Configuration, Space
+from autotune.space.yaml_text import dump
 
 SEARCH_DEFAULTS = {"policy": "freeze_thaw", "proposer": "tpe", "forecaster": "parametric"}
 
@@ -89,6 +90,36 @@ class Header:
             "budget": asdict(self.budget),
         }
 
+    def study_file(self) -> str:
+        """The study as a file that begins another like it, every default written out. A task
+        that was handed over as an object has no address to put there, which a comment says."""
+        space = self.space.to_plain()
+        limits = {
+            f"{self.unit}s": self.budget.units,
+            "trials": self.budget.trials,
+            "seconds": self.budget.seconds,
+            "evaluations": self.budget.evaluations,
+        }
+        objectives = [
+            {k: v for k, v in asdict(objective).items() if v not in (None, "", False)}
+            for objective in self.objectives
+        ]
+        described: dict[str, Any] = {
+            "name": self.name,
+            **({} if self.task is None else {"task": self.task}),
+            "space": space["parameters"],
+            **({"forbidden": space["forbidden"]} if space.get("forbidden") else {}),
+            "objectives": [_listed(objective) for objective in objectives],
+            "budget": {key: value for key, value in limits.items() if value is not None},
+            "horizon": self.horizon,
+            "seed": self.seed,
+            **({"first": list(self.first)} if self.first else {}),
+            "search": {part: dict(chosen) for part, chosen in self.search.items()},
+            "executor": {**self.executor, "workers": self.workers, "device": self.device},
+        }
+        missing = f"# The task, {self.task_name}, was handed over as an object: name one here.\n"
+        return (missing if self.task is None else "") + dump(described)
+
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Header:
         """Inverse of `to_plain`, also after a passage through JSON."""
@@ -134,6 +165,10 @@ def differences(recorded: Header, now: Header) -> list[str]:
             )
     found += [f"space: {line}" for line in _changes(_plain(recorded), _plain(now))]
     return found
+
+
+def _listed(objective: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in objective.items()}
 
 
 def _plain(header: Header) -> Any:
