@@ -46,7 +46,7 @@ def score(
         outputs = check_outputs(predict(inputs), inputs)
         with torch.no_grad():
             count = len(outputs)
-            total += apply_loss(loss, outputs, targets).detach().double().cpu() * count
+            total += apply_loss(loss, outputs, targets).detach().cpu().double() * count
             samples += count
             hits = _hits(outputs, targets)
             if hits is not None:

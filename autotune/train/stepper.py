@@ -175,7 +175,7 @@ class Stepper:
         if not self.losses:
             return None
         samples = sum(count for _, count in self.losses)
-        total = sum(loss.double().item() * count for loss, count in self.losses)
+        total = sum(loss.item() * count for loss, count in self.losses)
         self.losses.clear()
         return total / samples
 

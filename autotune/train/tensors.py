@@ -36,7 +36,7 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 def to_device(value: Any, device: torch.device) -> Any:
     """`value` with its tensors on `device`."""
-    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+    return map_tensors(lambda tensor: tensor.to(device), value)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

@@ -419,8 +419,7 @@ def test_a_diverging_run_is_noticed() -> None:
     chosen = {"optimizer": {"name": "sgd", "learning_rate": 1e30}, "batch_size": 8}
     run = task_with().open(chosen, RunContext(0, 20))
     with pytest.raises(NotFinite):
-        for _ in range(20):
-            run.train()
+        list(iter(run.train, None))
 
 
 def test_same_seed_same_run_and_another_seed_another() -> None:

@@ -26,7 +26,7 @@ from autotune.train import RunContext
 def slow(architecture):
     with open({log!r}, "a") as file:
         file.write("made\\n")
-    time.sleep(1.0)
+    time.sleep(2.0)
     return pretrain(architecture)
 
 torch.rand(int(sys.argv[1]))  # the weights must not depend on what ran before
@@ -44,10 +44,10 @@ def test_made_once_by_processes_that_start_together(tmp_path: Path) -> None:
         subprocess.Popen(
             [sys.executable, "-c", script, str(number)], stdout=subprocess.PIPE, text=True
         )
-        for number in range(3)
+        for number in range(2)
     ]
     digests = {process.communicate(timeout=120)[0].strip() for process in processes}
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert [process.returncode for process in processes] == [0, 0]
     assert log.read_text() == "made\n"
     assert len(digests) == 1
     here = small_task().open(configuration(), RunContext(0, 4)).freeze()["model"]["pretrained"]

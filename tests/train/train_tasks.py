@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autotune.plugins import Control, Optimizer, Plugin, Schedule
+from autotune.plugins import Adapter, Control, Optimizer, Plugin, Schedule
 from autotune.space import Float, Space
 from autotune.train import Data, TorchTask
 from autotune.train.torch_task import installed_plugin
@@ -101,7 +101,37 @@ class Closure(Optimizer):
         return SharpnessAware(parameters, lr=self.configuration["learning_rate"], momentum=0.9)
 
 
-OWN = {("schedule", "growing"): GrowingBatch, ("optimizer", "closure"): Closure}
+class Counting(Adapter):
+    """Counts its steps, and puts batch norm into eval mode after the second."""
+
+    name, summary, reference = "counting", "Counts.", "none"
+    steps = 0
+
+    def apply(self, model: nn.Module, context: Any) -> nn.Module:
+        self.norm, self.weight = model.body[1], model.middle.weight
+        return model
+
+    def after_step(self, progress: Any) -> None:
+        self.steps += 1
+        if self.steps == 2:
+            self.norm.eval()
+            self.norm.bias.requires_grad_(False)
+
+    def extra_loss(self) -> Tensor:
+        return 0.01 * self.steps * self.weight.square().sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = state["steps"]
+
+
+OWN = {
+    ("schedule", "growing"): GrowingBatch,
+    ("optimizer", "closure"): Closure,
+    ("adapter", "counting"): Counting,
+}
 
 
 def get_plugin(kind: str, name: str) -> type[Plugin]:
