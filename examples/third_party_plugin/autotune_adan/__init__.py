@@ -1,0 +1,1 @@
+"""The optimizer Adan, and its description for autotune."""
