@@ -6,6 +6,7 @@ guard in the user's script, and a kill of either side is seen by the other at on
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
@@ -21,7 +22,7 @@ from typing import Any, ClassVar
 
 from autotune.execute.environment import threads_for
 from autotune.execute.messages import FrameReader, frame, from_plain, to_plain
-from autotune.execute.opening import address_or_bytes, opening, refusal
+from autotune.execute.opening import address_or_bytes, check_options, hung, opening, refusal
 from autotune.execute.store import CheckpointStore
 from autotune.plugins import PluginError
 from autotune.plugins.execution import (
@@ -31,6 +32,8 @@ from autotune.plugins.execution import (
     Executor,
     Job,
     Report,
+    TrainJob,
+    Unit,
     WorkerLost,
 )
 
@@ -55,6 +58,8 @@ class _Worker:
         self.log = log
         self.ready = False
         self.job: Job | None = None
+        self.step = 0
+        self.heard = 0.0
         self.holds: dict[type, int | None] = {}
         self.used = 0
         self._reader = FrameReader()
@@ -136,12 +141,14 @@ class _Worker:
 class Local(Executor):
     """Segments in processes of this machine, which share its cores.
 
-    Options: ``threads`` (torch threads of each worker; default: cores divided by workers).
+    Options: ``threads`` (torch threads of each worker; default: cores divided by workers) and
+    ``unit_seconds`` (a unit, with the opening of its run, or an evaluation that takes
+    longer hangs: its worker is ended, its trial has failed; default: no limit).
     """
 
     name: ClassVar[str] = "local"
     summary: ClassVar[str] = "worker processes on this machine"
-    option_names: ClassVar[tuple[str, ...]] = ("threads",)
+    option_names: ClassVar[tuple[str, ...]] = ("threads", "unit_seconds")
     reference: ClassVar[str] = ""
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
@@ -159,12 +166,9 @@ class Local(Executor):
             TaskError: the task cannot be sent, or cannot be imported on a worker.
             PluginError: a worker lacks a plugin, or does not come up.
         """
-        unknown = set(context.options) - set(self.option_names)
-        if unknown:
-            raise PluginError(
-                f"executor local has no option {sorted(unknown)[0]!r}; it has 'threads'"
-            )
+        check_options(type(self), context)
         self._context = context
+        self._limit = float(context.options.get("unit_seconds", math.inf))
         self._threads = int(context.options.get("threads", threads_for(context.workers)))
         self._address, self._task = address_or_bytes(context.task)
         CheckpointStore(context.folder / "checkpoints").prepare()
@@ -196,6 +200,8 @@ class Local(Executor):
         self._jobs += 1
         worker.used = self._jobs
         worker.job = job
+        worker.step = job.start if isinstance(job, TrainJob) else job.step
+        worker.heard = time.monotonic()
         worker.send(frame(to_plain(job)))
 
     def poll(self, timeout: float) -> list[Report]:
@@ -254,6 +260,9 @@ class Local(Executor):
         assert self._selector is not None
         if not hasattr(os, "pidfd_open") and (timeout is None or timeout > 1.0):
             timeout = 1.0  # where the kernel cannot wake us on a death, look for it
+        hangs = [w.heard + self._limit for w in self._workers if w.job is not None]
+        if timeout is not None and hangs and self._limit < math.inf:
+            timeout = max(0.0, min(timeout, min(hangs) - time.monotonic()))
         events = self._selector.select(timeout)
         stirred = {key.data.number: key.data for key, _ in events}
         if not events and not hasattr(os, "pidfd_open"):
@@ -263,6 +272,13 @@ class Local(Executor):
             for message in messages:
                 self._take(worker, message)
             if not alive:
+                with suppress(subprocess.TimeoutExpired):
+                    worker.process.wait(1.0)  # to hear its own exit code, not our kill's
+                self._bury(worker)
+        for worker in list(self._workers):
+            if worker.job is not None and time.monotonic() > worker.heard + self._limit:
+                self._pending.append(hung(worker.job, worker.step, self._limit))
+                worker.job = None
                 self._bury(worker)
 
     def _take(self, worker: _Worker, message: dict[str, Any]) -> None:
@@ -275,6 +291,9 @@ class Local(Executor):
             raise refusal(message["error"], message["message"], called)
         report = from_plain(message)
         self._pending.append(report)
+        worker.heard = time.monotonic()
+        if isinstance(report, Unit):
+            worker.step = report.step
         if isinstance(report, Done | Broken):
             assert worker.job is not None
             kind, trial = type(worker.job), worker.job.trial
@@ -282,13 +301,12 @@ class Local(Executor):
             worker.job = None
 
     def _bury(self, worker: _Worker) -> None:
-        """Report the job of a dead worker lost, and start another in its place."""
+        """Report the job of a dead worker lost, end what is left of it, and start another in
+        its place."""
         assert self._selector is not None
         self._selector.unregister(worker.socket)
         if worker.death is not None:
             self._selector.unregister(worker.death)
-        with suppress(subprocess.TimeoutExpired):
-            worker.process.wait(1.0)
         self._workers.remove(worker)
         worker.kill()
         if not worker.ready:

@@ -13,7 +13,7 @@ from autotune.execute.store import CheckpointStore, Store
 from autotune.execute.task_address import load_task
 from autotune.execute.worker import JobRunner, resolve_device
 from autotune.plugins import PluginError
-from autotune.plugins.execution import ExecutionContext
+from autotune.plugins.execution import Broken, ExecutionContext, Executor, Job
 from autotune.train import TaskError, as_task
 
 
@@ -78,6 +78,25 @@ class Opening:
             self.objective,
             interrupted,
         )
+
+
+def check_options(executor: type[Executor], context: ExecutionContext) -> None:
+    """Raise `PluginError` for an option that the executor does not have, or a time that is no
+    positive number."""
+    for option, value in context.options.items():
+        if option not in executor.option_names:
+            known = ", ".join(executor.option_names) or "none"
+            raise PluginError(f"executor {executor.name} has no option {option!r}; it has {known}")
+        if option.endswith("_seconds") and not (isinstance(value, int | float) and value > 0):
+            raise PluginError(
+                f"executor {executor.name}: {option} is {value!r}; expected seconds above 0"
+            )
+
+
+def hung(job: Job, step: int, limit: float) -> Broken:
+    """The report of a job whose worker was ended because it said nothing for too long."""
+    message = f"no unit ended within {limit:g} s (unit_seconds); its worker was ended"
+    return Broken(job.identifier, step, "timeout", message)
 
 
 def opening(context: ExecutionContext, worker: int, address: str | None, threads: int) -> Opening:

@@ -7,6 +7,7 @@ a new process. Reports stream back through a generator while the segment runs.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import signal
@@ -21,9 +22,9 @@ from typing import Any, ClassVar
 
 from autotune.execute.environment import available_cores, threads_for
 from autotune.execute.messages import from_plain, to_plain
-from autotune.execute.opening import address_or_bytes, opening, refusal
+from autotune.execute.opening import address_or_bytes, check_options, hung, opening, refusal
 from autotune.execute.ray_worker import PRETRAINED, RayWorker
-from autotune.execute.store import CheckpointStore, StoreError, StoreFull
+from autotune.execute.store import CheckpointStore, StoreError
 from autotune.plugins import PluginError
 from autotune.plugins.execution import (
     Broken,
@@ -64,6 +65,7 @@ class _Worker:
         self.process = 0
         self.job: Job | None = None
         self.step = 0
+        self.heard = 0.0
         self.reports: Any = None
         self.holds: dict[type, tuple[int, str | None] | None] = {}
         self.used = 0
@@ -77,7 +79,8 @@ class Ray(Executor):
     stopped at the end), ``num_cpus`` and ``num_gpus`` (of each worker; fractions share a
     device), ``threads`` (of torch in each worker), ``shared_folder`` (whether workers see the
     study's folder; default: found out), ``start_seconds`` (how long a worker may take to come
-    up; default 300).
+    up; default 300), ``unit_seconds`` (a unit, with the opening of its run, or an evaluation
+    that takes longer hangs: its worker is ended, its trial has failed; default: no limit).
     """
 
     name: ClassVar[str] = "ray"
@@ -90,6 +93,7 @@ class Ray(Executor):
         "threads",
         "shared_folder",
         "start_seconds",
+        "unit_seconds",
     )
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
@@ -108,11 +112,7 @@ class Ray(Executor):
             TaskError: the task cannot be sent, or cannot be imported on a worker.
             PluginError: no cluster, no room in it, or a worker lacks a plugin.
         """
-        unknown = sorted(set(context.options) - set(self.option_names))
-        if unknown:
-            raise PluginError(
-                f"executor ray has no option {unknown[0]!r}; it has {', '.join(self.option_names)}"
-            )
+        check_options(type(self), context)
         self._context = context
         self._store = CheckpointStore(Path(context.folder) / "checkpoints")
         self._store.prepare()
@@ -120,6 +120,7 @@ class Ray(Executor):
         self._ray = _import_ray()
         self._address, self._task = address_or_bytes(context.task)
         try:
+            self._limit = float(context.options.get("unit_seconds", math.inf))
             self._connect()
             self._request = self._resources()
             whole = max(1, int(self._request["num_cpus"]))
@@ -151,6 +152,7 @@ class Ray(Executor):
         self._jobs += 1
         worker.used = self._jobs
         worker.job = job
+        worker.heard = time.monotonic()
         worker.step = job.start if isinstance(job, TrainJob) else job.step
         files: dict[str, bytes] = {}
         if not worker.shared:
@@ -283,16 +285,16 @@ class Ray(Executor):
                     waiting[worker.opening] = worker
                 elif worker.job is not None:
                     waiting[worker.reports] = worker
-            left = max(0.0, end - time.monotonic())
+            left = max(0.0, min(end, self._next_deadline()) - time.monotonic())
             if not waiting:
                 time.sleep(left)
                 return
             ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=left)
-            if not ready:
-                self._check_deadlines()
-                return
             for source in ready:
                 self._take(waiting[source], source)
+            self._check_deadlines()
+            if not ready:
+                return
             end = 0.0
 
     def _take(self, worker: _Worker, source: Any) -> None:
@@ -310,6 +312,7 @@ class Ray(Executor):
             self._bury(worker, f"{type(error).__name__}: {error}")
             return
         report = from_plain(message)
+        worker.heard = time.monotonic()
         if isinstance(report, Unit):
             worker.step = report.step
         elif isinstance(report, Done | Broken):
@@ -320,12 +323,8 @@ class Ray(Executor):
                 if kept is None:
                     return
                 report = kept
-            at = (
-                (job.trial, report.checkpoint or job.checkpoint)
-                if isinstance(report, Done)
-                else None
-            )
-            worker.holds[kind] = at
+            held = isinstance(report, Done)
+            worker.holds[kind] = (job.trial, report.checkpoint or job.checkpoint) if held else None
             worker.job = worker.reports = None
         self._pending.append(report)
 
@@ -356,8 +355,6 @@ class Ray(Executor):
                     return None
                 else:
                     worker.files.add(name)
-        except StoreFull as error:
-            return Broken(done.identifier, done.step, "disk", str(error))
         except StoreError as error:
             return Broken(done.identifier, done.step, "disk", str(error))
         return done
@@ -401,10 +398,23 @@ class Ray(Executor):
             self._pending.append(WorkerLost(worker.job.identifier, lost))
         self._start(worker.number)
 
+    def _next_deadline(self) -> float:
+        return min(
+            (worker.heard + self._limit for worker in self._workers if worker.job is not None),
+            default=math.inf,
+        )
+
     def _check_deadlines(self) -> None:
-        for worker in self._workers:
-            if not worker.ready and time.monotonic() > worker.deadline:
+        """Give up on a cluster that brings no worker up; end a worker that hangs."""
+        now = time.monotonic()
+        for worker in list(self._workers):
+            if not worker.ready and now > worker.deadline:
                 raise PluginError(
                     f"executor ray: worker {worker.number} did not come up in time; it asks for "
                     f"{self._request}, available now: {self._ray.available_resources()}"
                 )
+            if worker.job is not None and now > worker.heard + self._limit:
+                self._pending.append(hung(worker.job, worker.step, self._limit))
+                worker.job = None
+                self._ray.kill(worker.actor, no_restart=True)
+                self._bury(worker, "")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from autotune.execute.opening import check_options
 from autotune.execute.recorded_table import RecordedTable, not_finite_message
 from autotune.execute.store import checkpoint_name
 from autotune.execute.task_address import load_task
@@ -55,8 +56,7 @@ class Replay(Executor):
 
     def open(self, context: ExecutionContext) -> None:
         """Take the table. Raises `PluginError` if the task is none."""
-        if context.options:
-            raise PluginError(f"executor replay has no option {sorted(context.options)[0]!r}")
+        check_options(type(self), context)
         task = load_task(context.task) if isinstance(context.task, str) else as_task(context.task)
         if not isinstance(task, RecordedTable):
             raise PluginError(

@@ -178,6 +178,49 @@ def test_a_worker_killed_in_a_segment_is_lost_and_replaced(local: Local) -> None
     assert not alive(killed)
 
 
+def test_a_worker_that_dies_with_children_is_noticed_and_they_end_too(local: Local) -> None:
+    (process,) = local.processes
+    begun = time.monotonic()
+    ((_, lost),) = finish(local, train(0, 3, bad="fork_and_kill"))
+    assert time.monotonic() - begun < 20
+    assert isinstance(lost, WorkerLost)
+    end = time.monotonic() + 5
+    while group(process) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not group(process)
+
+
+def group(leader: int) -> list[int]:
+    """Living processes of a process group."""
+    members = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == leader and process.status() != "zombie":
+                members.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            pass
+    return members
+
+
+def test_a_unit_that_hangs_fails_its_trial(tmp_path: Path) -> None:
+    executor = Local()
+    executor.open(context(execute_tasks.small, tmp_path, options={"unit_seconds": 3}))
+    try:
+        begun = time.monotonic()
+        hanging = train(0, 4, bad="sleep", at=3, seconds=60)
+        ((_, second, broken), (*_, done)) = finish(executor, hanging, train(1, 2))
+        assert time.monotonic() - begun < 40
+        assert (second.step, broken.step, broken.cause) == (2, 2, "timeout")
+        assert "no unit ended within 3 s" in broken.message
+        assert isinstance(done, Done), "its worker was replaced"
+        time.sleep(3.2)
+        assert executor.poll(0.0) == [], "an idle worker does not hang"
+    finally:
+        executor.close()
+    with pytest.raises(PluginError, match="unit_seconds is 0; expected seconds above 0"):
+        Local().open(context(execute_tasks.small, tmp_path, options={"unit_seconds": 0}))
+
+
 def test_a_worker_killed_while_idle_is_replaced_without_a_word(local: Local) -> None:
     (killed,) = local.processes
     os.kill(killed, signal.SIGKILL)
@@ -227,7 +270,7 @@ def test_what_cannot_be_sent_or_set_is_said(tmp_path: Path) -> None:
         Local().open(context(holding, tmp_path))
     with pytest.raises(TaskError, match="is no task"):
         Local().open(context({"model": None}, tmp_path))
-    with pytest.raises(PluginError, match="no option 'gpus'; it has 'threads'"):
+    with pytest.raises(PluginError, match="no option 'gpus'; it has threads"):
         Local().open(context(execute_tasks.small, tmp_path, options={"gpus": 1}))
     with pytest.raises(TaskError, match="sees no CUDA device"):
         Local().open(context(execute_tasks.small, tmp_path, device="cuda"))
@@ -341,7 +384,9 @@ def test_ctrl_c_reaches_only_the_driver(tmp_path: Path) -> None:
         tmp_path,
         """
 try:
-    import time; time.sleep(100)
+    import time
+    while True:
+        time.sleep(0.1)  # in short: a signal that comes just before a sleep does not end it
 except KeyboardInterrupt:
     print(executor.processes, executor.poll(1.0), flush=True)
     executor.close()

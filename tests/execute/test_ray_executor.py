@@ -115,7 +115,7 @@ def test_workers_without_the_folder_hand_their_checkpoints_over(
     ray_workers: Ray, tmp_path: Path
 ) -> None:
     executor = Ray()
-    options = {"shared_folder": False, "num_cpus": 0.0}
+    options = {"shared_folder": False, "num_cpus": 0.0, "unit_seconds": 5.0}
     executor.open(context(execute_tasks.small, tmp_path, options=options))
     try:
         (uninterrupted,) = finish(executor, train(0, 4))
@@ -134,6 +134,13 @@ def test_workers_without_the_folder_hand_their_checkpoints_over(
         finish(executor, made)
         kept = tmp_path / "pretrained" / "base.safetensors"
         assert kept.read_bytes() == b"made once"
+        # a worker that made others by the same name meanwhile is given up, its job tried again
+        assert executor._keep_pretrained("pretrained/base.safetensors", b"made once")
+        assert not executor._keep_pretrained("pretrained/base.safetensors", b"made twice")
+        ((*units, broken),) = finish(executor, train(6, 3, bad="sleep", seconds=60))
+        assert (len(units), broken.cause, broken.step) == (1, "timeout", 1)
+        ((*_, done),) = finish(executor, train(7, 1))
+        assert isinstance(done, Done)
     finally:
         executor.close()
 
