@@ -63,6 +63,15 @@ assert not ours, ours
 """
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """More threads only get into each other's way on models this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 SPACE = Space(
     {
         "architecture": {"width": 8, "depth": 2, "dropout": Float(0.0, 0.5, default=0.2)},

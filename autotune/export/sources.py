@@ -18,6 +18,7 @@ from pathlib import Path
 from autotune.header import StudyError
 from autotune.plugins import Plugin
 
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _DESCRIBING = ("space", "supports")
 """Methods by which a plugin describes itself to a search; training needs none of them."""
 
@@ -241,20 +242,34 @@ class _Copier:
         parts = [f"# From {module.name}, unchanged but for what is left out.\n"]
         if module.postponed:
             parts.append("from __future__ import annotations\n")
-        lines = [self._import_line(item) for _, item in sorted(module.imports.items())]
-        outside = sorted(line for line in lines if f"from {self.package}" not in line)
-        within = sorted(line for line in lines if f"from {self.package}" in line)
-        parts += ["\n".join(group) + "\n" for group in (outside, within) if group]
+        within = [item for item in module.imports.values() if self.is_inside(item.module)]
+        outside = [item for item in module.imports.values() if not self.is_inside(item.module)]
+        parts += [
+            "\n".join(self._import_lines(group)) + "\n" for group in (outside, within) if group
+        ]
         previous = False
         for index, node in enumerate(module.tree.body):
             if index in module.wanted:
-                parts.append(self._statement(module, node))
+                space = "\n" if isinstance(node, _DEFINITIONS) else ""
+                parts.append(space + self._statement(module, node))
                 previous = True
             else:
                 if previous and _is_text(node):
                     parts[-1] = parts[-1].rstrip("\n") + "\n" + _source(module, node)
                 previous = False
         return "\n".join(parts)
+
+    def _import_lines(self, items: Iterable[_Import]) -> list[str]:
+        """Import statements, those from one module as one."""
+        names: dict[str, list[str]] = {}
+        for item in items:
+            before, found, name = self._import_line(item).partition(" import ")
+            names.setdefault(before, []).extend([name] if found else [])
+        ordered = sorted(names.items(), key=lambda entry: (bool(entry[1]), entry[0]))
+        return [
+            f"{before} import {', '.join(sorted(found))}" if found else before
+            for before, found in ordered
+        ]
 
     def _import_line(self, item: _Import) -> str:
         if item.name is None:
@@ -278,7 +293,7 @@ class _Copier:
         dropped = self._dropped(module, node)
         for part in dropped:
             begin, end = _span(module, part)
-            while end - first < len(lines) and not (lines[end - first] or "x").strip():
+            while end - first < len(lines) and lines[end - first] == "":
                 end += 1
             lines[begin - first : end - first] = [None] * (end - begin)
         for inner in ast.walk(node):
