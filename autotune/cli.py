@@ -15,9 +15,6 @@ MISTAKE = 2
 """Exit code of whatever is the user's to mend. Others: 0 all is well, 1 nothing was trained,
 128 + N ended by signal N."""
 
-FAULTY = 1
-"""Exit code of a plugin check that found something."""
-
 _INTERRUPTED = 130
 
 
@@ -142,23 +139,3 @@ def _check_plugins(arguments: argparse.Namespace) -> int:
     from autotune.report.plugin_listing import check_plugins
 
     return 0 if check_plugins(arguments.name, lambda line: print(line, flush=True)) else 1
-
-
-def _list_plugins(arguments: argparse.Namespace) -> int:
-    from autotune.report.plugin_listing import list_plugins
-
-    print(list_plugins(arguments.kind, as_json=arguments.json))
-    return 0
-
-
-def _show_plugin(arguments: argparse.Namespace) -> int:
-    from autotune.report.plugin_listing import show_plugin
-
-    print(show_plugin(arguments.name))
-    return 0
-
-
-def _check_plugins(arguments: argparse.Namespace) -> int:
-    from autotune.report.plugin_listing import check_plugins
-
-    return 0 if check_plugins(arguments.name, print) else FAULTY

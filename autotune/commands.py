@@ -56,9 +56,12 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         _study(parser)
     for parser in (status, best, pareto):
         parser.add_argument("--json", action="store_true", help="for programs")
-    for parser, default in ((report, "report.html"), (export, "export.py")):
+    for parser, what, default in ((report, "file", "report.html"), (export, "folder", "export")):
         parser.add_argument(
-            "--output", type=Path, metavar="PATH", help=f"default: {default} in the study's folder"
+            "--output",
+            type=Path,
+            metavar="PATH",
+            help=f"the {what} to write (default: {default} in the study's folder)",
         )
 
 
@@ -384,8 +387,8 @@ def write_report(arguments: argparse.Namespace) -> int:
 
 def export_winner(arguments: argparse.Namespace) -> int:
     """``autotune export``"""
-    from autotune.export import export
+    from autotune.export import export_script
 
     view = _view(arguments)
-    print(export(view, arguments.output or view.folder / "export.py"))
+    print(export_script(view, arguments.output or view.folder / "export"))
     return 0

@@ -132,6 +132,13 @@ def test_report_goes_where_it_is_told(
     assert (tmp_path / "x" / "r.html").stat().st_size > 100_000
 
 
+def test_a_loop_of_the_users_own_is_not_exported(
+    there: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export"]) == 2
+    assert "trains in a loop of its own" in capsys.readouterr().err
+
+
 def test_the_study_file_as_run_runs(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(there / "study.yaml")]) == 0
     assert "valid; study 'quick'" in capsys.readouterr().out
@@ -213,7 +220,8 @@ def test_nothing_trained_is_exit_code_1_with_the_error_in_full(
         (["status", "--study", "x"], "there is no study 'x'"),
         (["best", "--folder", "nowhere"], "there are no studies in nowhere"),
         (["nonsense"], "invalid choice"),
-        (["plugins"], "required: ACTION"),
+        (["export"], "there are no studies"),
+        (["plugins"], "required: COMMAND"),
         (["plugins", "list", "--kind", "optimiser"], "there is no plugin kind 'optimiser'"),
         (["plugins", "show", "admw"], "did you mean 'adamw'"),
         ([], "required: COMMAND"),
