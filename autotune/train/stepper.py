@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -273,7 +274,13 @@ class Stepper:
             if samples != self._group.planned:
                 total = total * (samples / self._group.planned)
             scaled = self._scaler.scale(total) if self._scaler else total
-            scaled.backward(create_graph="second_order" in self._needs)
+            if "second_order" in self._needs:
+                with warnings.catch_warnings():
+                    # of a leak that clearing the gradients after each step prevents
+                    warnings.filterwarnings("ignore", "Using backward.. with create_graph")
+                    scaled.backward(create_graph=True)
+            else:
+                scaled.backward()
         return total.detach()
 
     def _keep(self, loss: Tensor, total: Tensor, samples: int) -> None:
