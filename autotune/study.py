@@ -217,7 +217,7 @@ class Driver:
 
     def _hand_out(self) -> None:
         """Ask for decisions and carry them out while workers are free."""
-        while self.stopped is None and self.held is None and self.executor.free > 0:
+        while self.stopped is None and self.held is None and self._worker_is_free():
             if any(isinstance(r.decision, Measure) for r in self.running.values()):
                 return
             decision = self.search.decide(Key(self.header.seed, self.trials.decisions))
@@ -238,6 +238,18 @@ class Driver:
                 self.held = running  # until every other segment has ended
                 return
             self._submit(running)
+
+    def _worker_is_free(self) -> bool:
+        """Whether a worker is free once all that has arrived is folded: a decision that does
+        not know why its worker is free would be a guess, and slow decisions would leave short
+        segments unseen for ever."""
+        while self.executor.free > 0:
+            reports = self.executor.poll(0.0)
+            if not reports:
+                return self.signal is None
+            for report in reports:
+                self._handle(report)
+        return False
 
     def _submit(self, running: _Running) -> None:
         self.running[running.job.identifier] = running
