@@ -16,14 +16,18 @@ FOLDERS = {"autotune": "autotune", "autotune_plugins": "plugins"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def modules_in_tree() -> set[str]:
-    """Paths inside the wheel of all modules and typing marks that the tree holds."""
+def files_in_tree() -> set[str]:
+    """Paths inside the wheel of everything that the tree holds: modules and their data."""
     found = set()
     for package, folder in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix == ".py" or path.name == "py.typed":
+            if path.is_file() and "__pycache__" not in path.parts:
                 found.add(f"{package}/{path.relative_to(ROOT / folder).as_posix()}")
     return found
+
+
+def modules_in_tree() -> set[str]:
+    return {path for path in files_in_tree() if path.endswith(".py")}
 
 
 def test_every_folder_of_modules_is_a_listed_package() -> None:
@@ -74,7 +78,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_exactly_the_tree(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert names == modules_in_tree()
+    assert names == files_in_tree()
 
 
 def test_the_wheel_says_how_plugins_are_found(wheel: Path) -> None:
