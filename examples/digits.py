@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits as tuning tasks: a real model on real data, no download.
 
 `adapt` adapts a convolutional network, pretrained on the digits 0 to 4, to the digits 5 to 9,
-of which it sees forty examples each. `from_scratch` trains on all ten digits from nothing.
+of which it sees forty examples in all. `from_scratch` trains on all ten digits from nothing.
 Both come with a shifted stream: held-out digits as a bad scanner would deliver them.
 """
 
@@ -70,8 +70,8 @@ def bad_scanner(data: Split) -> Split:
     """The same digits four times over: faint, noisy, blurred, and badly placed."""
     images, targets = data
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    faint = 0.35 * images + 0.3
-    noisy = (images + 0.35 * noise).clamp(0, 1)
+    faint = 0.5 * images + 0.25
+    noisy = (images + 0.25 * noise).clamp(0, 1)
     blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1)), 3, stride=1)
     misplaced = torch.roll(images, shifts=(1, -1), dims=(2, 3))
     stream = torch.cat([faint, noisy, blurred, misplaced])
@@ -125,10 +125,10 @@ def pretrain(architecture: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @autotune.task
 def adapt() -> autotune.TorchTask:
-    """Adapt the pretrained network to the digits 5 to 9 from 200 examples."""
+    """Adapt the pretrained network to the digits 5 to 9 from 40 examples."""
     return autotune.TorchTask(
         model=lambda architecture: ConvNet(**architecture, classes=5),
-        data=prepare(range(5, 10), train=200, validation=348),
+        data=prepare(range(5, 10), train=40, validation=348),
         loss=functional.cross_entropy,
         pretrained=pretrain,
         head=("classifier",),
