@@ -49,10 +49,12 @@ def hover_configuration(configuration: Mapping[str, Any]) -> str:
     return "<br>".join(rows[:_HOVER_LINES] + more)
 
 
-def wants_log(values: Sequence[float | None]) -> bool:
-    """Whether values spread over orders of magnitude, all above zero."""
+def wants_log(values: Sequence[float | None], objective: Objective) -> bool:
+    """Whether a log axis serves values that spread over orders of magnitude above zero. What
+    is maximised or bounded (an accuracy) is read best on its own scale."""
     known = [value for value in values if value is not None]
-    return bool(known) and min(known) > 0 and max(known) / min(known) >= 10
+    scalable = objective.direction == "minimize" and objective.bounds is None
+    return scalable and bool(known) and min(known) > 0 and max(known) / min(known) >= 10
 
 
 # --- the front ------------------------------------------------------------------------------
@@ -66,7 +68,7 @@ def point_values(view: StudyView, point: Point) -> dict[str, float | None]:
     return {**values, "@steps": float(point.step), "@seconds": trained}
 
 
-def axes(view: StudyView) -> list[dict[str, str]]:
+def axes(view: StudyView) -> list[dict[str, Any]]:
     """The quantities that the front can be drawn over, and which way is better."""
     unit = view.header.unit
     found = [
@@ -74,13 +76,14 @@ def axes(view: StudyView) -> list[dict[str, str]]:
             "name": o.name,
             "title": text(words.title(o)),
             "better": "lower" if o.sign > 0 else "higher",
+            "scalable": o.direction == "minimize" and o.bounds is None,
         }
         for o in view.context.objectives
     ]
     return [
         *found,
-        {"name": "@steps", "title": f"trained [{unit}s]", "better": "lower"},
-        {"name": "@seconds", "title": "training time [s]", "better": "lower"},
+        {"name": "@steps", "title": f"trained [{unit}s]", "better": "lower", "scalable": True},
+        {"name": "@seconds", "title": "training time [s]", "better": "lower", "scalable": True},
     ]
 
 
@@ -161,7 +164,7 @@ def parallel(view: StudyView) -> Figure | None:
     for index, objective in enumerate(objectives):
         raw = np.array([p.metrics[objective.name] for p in points], dtype=np.float64)
         low, high = float(raw.min()), float(raw.max())
-        if wants_log([low, high]):
+        if wants_log([low, high], objective):
             scaled = np.log(raw / low) / math.log(high / low)
         else:
             scaled = (raw - low) / (high - low) if high > low else np.full(len(raw), 0.5)
@@ -269,7 +272,9 @@ def best_so_far(units: Sequence[int], values: Sequence[float], view: StudyView) 
             "xaxis": {"title": {"text": f"{unit}s trained in all"}, "rangemode": "tozero"},
             "yaxis": {
                 "title": {"text": text(words.title(objective))},
-                "type": "log" if wants_log([finite(value) for value in values]) else "linear",
+                "type": "log"
+                if wants_log([finite(value) for value in values], objective)
+                else "linear",
             },
         },
     }
@@ -333,7 +338,7 @@ def curves(view: StudyView, segments: Sequence[Segment], bands: Sequence[Band]) 
             "height": 520,
             "hovermode": "closest",
             "xaxis": {"title": {"text": unit}, "rangemode": "tozero"},
-            "yaxis": {"type": "log" if wants_log(ys) else "linear"},
+            "yaxis": {"type": "log" if wants_log(ys, objective) else "linear"},
         },
     }
 
@@ -560,7 +565,7 @@ def strip(view: StudyView) -> Figure:
             "height": 300,
             "xaxis": {
                 "title": {"text": text("best " + words.title(objective))},
-                "type": "log" if wants_log(values) else "linear",
+                "type": "log" if wants_log(values, objective) else "linear",
             },
         },
     }

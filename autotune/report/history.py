@@ -174,7 +174,7 @@ class Band:
 
 
 def forecasts(
-    context: SearchContext, events: Sequence[Event], forecaster: Forecaster, limit: int = 12
+    context: SearchContext, events: Sequence[Event], forecaster: Forecaster, limit: int = 6
 ) -> list[Band]:
     """What the study's forecaster expects, after the last event, of unfinished trials: of the
     `limit` with the best values so far, at up to ten steps each.

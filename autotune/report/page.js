@@ -72,7 +72,7 @@
     const low = Math.min(...known);
     return {
       title: { text: axis.title + (narrow() ? "" : "  (" + axis.better + " is better)") },
-      type: low > 0 && Math.max(...known) / low >= 10 ? "log" : "linear",
+      type: axis.scalable && low > 0 && Math.max(...known) / low >= 10 ? "log" : "linear",
     };
   };
   const errorBars = (spread, shown) => ({
@@ -128,6 +128,7 @@
       const hover = (meta, ys) => meta.hover.map((line, i) =>
         ys[i] === null ? line : `${line}: <b>${Number(ys[i]).toPrecision(4)}</b>`);
       const annotations = [];
+      const lastStep = Math.max(...figure.data.filter((t) => t.meta.role === "curve").flatMap((t) => t.x));
       const traces = figure.data.map((trace) => {
         const meta = trace.meta;
         const colour = colourOf(optionOf(meta.trials[0]));
@@ -157,21 +158,30 @@
         };
       });
       const log = primary && figure.layout.yaxis.type === "log";
-      // Labels at the ends of the best curves, kept apart where they would touch.
+      // The range of what was measured and is expected, not of how far off it might be.
       const scale = (y) => (log ? Math.log10(y) : y);
-      const spans = traces.filter((t) => t.meta.role === "curve" && t.visible).flatMap((t) => t.y).filter((v) => v !== null && (!log || v > 0)).map(scale);
-      const gap = (Math.max(...spans) - Math.min(...spans)) * 0.035;
-      let before = -Infinity;
+      const seen = traces.filter((t) => t.visible !== false && t.meta.role !== "band").flatMap((t) => t.y)
+        .filter((v) => v !== null && (!log || v > 0)).map(scale);
+      const low = Math.min(...seen);
+      const span = Math.max(...seen) - low || 1;
+      // Labels at the ends of the best curves, kept apart where they would touch.
+      const placed = [];
       const notes = annotations.sort((a, b) => scale(a.at[1]) - scale(b.at[1])).map(({ at, text, colour }) => {
-        before = Math.max(scale(at[1]), before + gap);
+        const x = at[0];
+        const near = placed.filter((other) => Math.abs(other.x - x) < 0.04 * lastStep);
+        const y = Math.max(scale(at[1]), ...near.map((other) => other.y + 0.04 * span));
+        placed.push({ x, y });
         return {
-          x: at[0], y: before, text, showarrow: false, xanchor: "left", xshift: 6,
-          font: { color: colour, size: 12 },
+          x, y, text, showarrow: false, xanchor: "left", xshift: 6, font: { color: colour, size: 12 },
         };
       });
       return [traces, {
         annotations: notes,
-        yaxis: { title: { text: primary ? data.primaryTitle : data.metricTitles[metric] }, type: log ? "log" : "linear" },
+        yaxis: {
+          title: { text: primary ? data.primaryTitle : data.metricTitles[metric] },
+          type: log ? "log" : "linear",
+          ...(seen.length ? { range: [low - 0.06 * span, low + 1.1 * span] } : {}),
+        },
       }];
     },
     timeline(figure) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,14 +38,23 @@ def colour_selector(rows: Sequence[Standing]) -> str:
     paths = list(dict.fromkeys(row.choice for row in rows))
     if not paths:
         return ""
+    first = max(paths, key=lambda path: _variety([r.trials for r in rows if r.choice == path]))
     options = "".join(
-        f'<option value="{escape(path)}">{escape(words.spaced(path))}</option>' for path in paths
+        f'<option value="{escape(path)}"{" selected" if path == first else ""}>'
+        f"{escape(words.spaced(path))}</option>"
+        for path in paths
     )
     return (
         f'<div class="colour"><label for="colour-by">Colour by</label> '
         f'<select id="colour-by">{options}</select>'
         f'<ul id="legend" aria-label="Colours"></ul></div>'
     )
+
+
+def _variety(counts: Sequence[int]) -> float:
+    """Entropy of how often each option was taken: colours should tell trials apart."""
+    total = sum(counts)
+    return -sum(count / total * math.log(count / total) for count in counts if count)
 
 
 def _section(anchor: str, name: str, heading: str, *content: str) -> Section:

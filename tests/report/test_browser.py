@@ -204,6 +204,7 @@ def test_colours_follow_the_chosen_kind(page, view):
             page.execute_script("return document.getElementById('plot-front').data[1].marker.color")
         )
 
+    select(page, "colour-by", "optimizer")
     assert legend() == ["adamw", "lion", "sgd"]
     select(page, "colour-by", "tta")
     assert legend() == ["lame", "none", "tent"]

@@ -33,7 +33,8 @@ def test_segments_cover_all_training(view):
     assert sum(p.outcome == "failed" for p in training) == sum(
         t.status == "failed" for t in view.trials.all.values()
     )
-    assert sum(p.work in ("evaluate", "measure") for p in pieces) == view.trials.evaluations
+    assert sum(p.work == "evaluate" for p in pieces) == view.trials.evaluations
+    assert sum(p.work == "measure" for p in pieces) == 27
     assert all(p.began <= p.ended for p in pieces)
     for trial in view.trials.all.values():
         ends = [p.last for p in training if p.trial == trial.number]
