@@ -110,6 +110,20 @@ class Trials:
             values, dtype=np.float64
         )
 
+    def best_frozen(self, number: int) -> int:
+        """The unit of a trial's best checkpoint: by the primary objective, of equals by the
+        other curve objectives, then the earliest; 0 without a checkpoint. It is never deleted."""
+        trial = self.all[number]
+        curves = [o for o in self.objectives if o.kind == "curve"]
+        curves.sort(key=lambda o: o is not self.objective)
+
+        def rank(step: int) -> list[float]:
+            values = [o.sign * trial.metrics[step].get(o.name, math.nan) for o in curves]
+            return [*(math.inf if math.isnan(value) else value for value in values), step]
+
+        frozen = {step for _, step in trial.segments if step in trial.metrics}
+        return min(frozen, key=rank, default=0)
+
     def observe(self, event: Event) -> None:
         """Fold one event."""
         self.at = max(self.at, event.at)

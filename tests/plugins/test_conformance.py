@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,13 @@ import torch
 from torch import nn
 
 from autotune.plugins import CheckFailure, PluginError, check, discovery
-from autotune.plugins.conformance import CheckReport, check_all, named
+from autotune.plugins.conformance import (
+    CheckReport,
+    check_all,
+    laboratory,
+    named,
+    trajectories,
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +82,35 @@ def test_takes_the_name_of_an_installed_plugin() -> None:
     report = check("adamw")
     assert report.ok
     assert {"rate", "descent", "thawed in another process it goes on alike"} <= set(report.passed)
+
+
+def test_is_carried_over_in_the_middle_of_accumulating_gradients(tmp_path: Path) -> None:
+    plugin, bench = laboratory.PlainDescent, laboratory.BENCHES[0]
+    run = trajectories.opened(plugin, bench, laboratory.trial(plugin, {}, bench), 1, tmp_path)
+    points = list(trajectories.follow(run))
+    assert points[trajectories.HALFWAY - 1].state["gradients"]
+    assert any(not point.state["gradients"] for point in points)
+
+
+# Set by the first process that imports this file, and inherited by the ones it starts.
+HOME = os.environ.setdefault("AUTOTUNE_TEST_HOME", str(os.getpid()))
+
+
+class TakesTheProcessDown(faulty_plugins.CentrePlugin):
+    name, summary, reference = "fatal", "ends the process, but not this one", ""
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        if str(os.getpid()) != HOME:
+            os._exit(7)
+        return super().predict(inputs)
+
+
+def test_a_plugin_that_kills_the_other_process_is_the_only_one_to_blame() -> None:
+    centre = type("Centre", (faulty_plugins.CentrePlugin,), {"name": "centre", "summary": "sound"})
+    centre.reference = ""
+    fatal, sound = check_all([TakesTheProcessDown, centre])
+    assert "the process it was carried over to died" in fatal.failures[faulty_plugins.ELSEWHERE]
+    assert sound.ok, sound.failures
 
 
 def test_a_class_of_the_main_script_can_be_checked(tmp_path: Path) -> None:

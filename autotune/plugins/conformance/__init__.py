@@ -196,7 +196,7 @@ def _note(
         return None
     except Fault as fault:
         wrong = f"{fault}{where}"
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         wrong = f"it raised {type(error).__name__}: {error}{where}\n{_where(error)}"
     else:
         if title not in report.failures and title not in report.passed:
@@ -213,6 +213,6 @@ def _title(check: Callable[..., Any]) -> str:
     return check.__name__.removeprefix("check_").replace("_", " ")
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     """The innermost lines of the traceback."""
     return "".join(traceback.format_tb(error.__traceback__)[-2:]).rstrip()

@@ -21,10 +21,11 @@ from autotune.plugins.conformance.comparing import (
 from autotune.train import NotFinite, Run, RunContext
 
 BATCHES = 16
-"""How long a run is: more than two epochs, and an odd number of batches in each."""
+"""How long a run is: more than two epochs of seven batches, the last one smaller."""
 
-HALFWAY = 7
-"""Where the run is carried over to another process: in the middle of accumulating gradients."""
+HALFWAY = 8
+"""Where the run is carried over to another process: in the middle of accumulating gradients
+over two batches, just after an epoch's end."""
 
 SEED, OTHER_SEED = 1, 2
 """Of the trial under check, and of the trial that comes in between."""

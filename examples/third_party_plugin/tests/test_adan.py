@@ -7,7 +7,7 @@ import torch
 from autotune_adan.adan import Adan as AdanOptimizer
 from autotune_adan.plugin import Adan
 
-from autotune.plugins import check
+from autotune.plugins import check, discovery
 
 
 def test_keeps_the_contract() -> None:
@@ -15,7 +15,7 @@ def test_keeps_the_contract() -> None:
 
 
 def test_is_installed_under_its_name() -> None:
-    check("adan")
+    assert discovery.get("optimizer", "adan") is Adan
 
 
 def test_two_steps_by_hand() -> None:
