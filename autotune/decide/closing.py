@@ -186,36 +186,36 @@ class Closing:
             return Evaluate(lost.trial, lost.step, lost.evaluation)
         if len(jobs) >= self._limit:
             return None
-        systematic = next(self._systematic(best), None)
+        systematic = next(self._systematic(trials, best), None)
         if systematic is not None and len(jobs) < max(1, round(SYSTEMATIC_SHARE * self._limit)):
             return systematic
-        return self._sampled(best, key) or systematic
+        return self._sampled(trials, best, key) or systematic
 
-    def _systematic(self, best: list[Trial]) -> Iterator[Evaluate]:
+    def _systematic(self, trials: Trials, best: list[Trial]) -> Iterator[Evaluate]:
         """Trial by trial, every option at its default."""
         for trial in best:
             default = self.context.evaluation_space.default(trial.configuration)
             for evaluation in (default, *self._options):
                 if self._open(trial, evaluation):
-                    yield Evaluate(trial.number, trial.frozen, evaluation)
+                    yield Evaluate(trial.number, trials.best_frozen(trial.number), evaluation)
 
-    def _sampled(self, best: list[Trial], key: Key) -> Evaluate | None:
+    def _sampled(self, trials: Trials, best: list[Trial], key: Key) -> Evaluate | None:
         """A sampled configuration for one of the best trials, half the time near one of the
         best points so far; None if nothing new turns up."""
         space = self.context.evaluation_space
         generator = key.generator()
-        trials = {trial.number: trial for trial in best[:SAMPLED_TRIALS]}
-        points = [point for point in self._best_points() if point.trial in trials]
+        few = {trial.number: trial for trial in best[:SAMPLED_TRIALS]}
+        points = [point for point in self._best_points() if point.trial in few]
         for _ in range(SAMPLING_TRIES):
             if points and generator.random() < 0.5:
                 point = points[min(int(generator.geometric(0.5)), len(points)) - 1]
-                trial = trials[point.trial]
+                trial = few[point.trial]
                 evaluation = space.neighbour(point.evaluation, generator)
             else:
-                trial = best[min(int(generator.geometric(0.5)), len(trials)) - 1]
+                trial = best[min(int(generator.geometric(0.5)), len(few)) - 1]
                 evaluation = space.sample(generator, prior=True)
             if self._open(trial, evaluation):
-                return Evaluate(trial.number, trial.frozen, evaluation)
+                return Evaluate(trial.number, trials.best_frozen(trial.number), evaluation)
         return None
 
     def _open(self, trial: Trial, evaluation: Configuration) -> bool:
@@ -233,19 +233,19 @@ class Closing:
             return Measure(lost.trial, lost.step, lost.evaluation)
         if len(jobs) >= max(1, math.ceil(self._limit / 2)):
             return None
-        points = self._best_points() if self._streams else self._trained_points(best)
+        points = self._best_points() if self._streams else self._trained_points(trials, best)
         for point in points:
             if ("measure", point.trial, identity(point.evaluation)) not in self._jobs:
                 return Measure(point.trial, point.step, point.evaluation)
         return None
 
-    def _trained_points(self, best: list[Trial]) -> Iterator[_Point]:
+    def _trained_points(self, trials: Trials, best: list[Trial]) -> Iterator[_Point]:
         """Without anything to evaluate, trials by themselves are the points: under every option
         where there is an evaluation space, which is then searched for the measured alone."""
         for trial in best:
             for evaluation in self._options:
                 if allowed(self.context, trial.configuration, evaluation):
-                    yield _Point(trial.number, trial.frozen, evaluation)
+                    yield _Point(trial.number, trials.best_frozen(trial.number), evaluation)
 
     def _in_time(self, trials: Trials, kind: str, share: float) -> bool:
         """Whether a job of this kind, at the mean duration of those before it, would end within
@@ -260,14 +260,15 @@ class Closing:
     # --- ranking ------------------------------------------------------------------------------
 
     def _ranked(self, trials: Trials) -> list[Trial]:
-        """Trials with a checkpoint whose value there is finite, most promising first."""
+        """Trials with a checkpoint whose value there is finite, most promising first, each at
+        its best checkpoint."""
+        frozen = {number: trials.best_frozen(number) for number in trials.all}
         found = [
             trial
-            for trial in trials.all.values()
-            if trial.checkpoint is not None
-            and math.isfinite(trials.score(trial.metrics.get(trial.frozen, {})))
+            for number, trial in trials.all.items()
+            if math.isfinite(trials.score(trial.metrics.get(frozen[number], {})))
         ]
-        rows = [{**trial.metrics[trial.frozen], **trial.static} for trial in found]
+        rows = [{**trial.metrics[frozen[trial.number]], **trial.static} for trial in found]
         objectives = [o for o in self.context.objectives if o.kind != "evaluation"]
         return [found[index] for index in ranked(rows, objectives, self.context.objective)]
 
