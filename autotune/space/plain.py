@@ -7,6 +7,7 @@ other mapping a group; a scalar is a fixed value.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from autotune.space.choices import Choice, Plugins, as_prior
@@ -66,16 +67,16 @@ def space_to_plain(space: Space) -> dict[str, Any]:
 
 def parameters_to_plain(space: Space) -> dict[str, Any]:
     """What stands under the ``space`` key of a study file."""
-    return {name: _entry_to_plain(entry) for name, entry in space.parameters.items()}
+    return {name: _entry_to_plain(name, entry) for name, entry in space.parameters.items()}
 
 
-def _entry_to_plain(entry: Entry) -> Any:
+def _entry_to_plain(name: str, entry: Entry) -> Any:
     match entry:
         case Space():
             return parameters_to_plain(entry)
-        case Constant(None):
-            # A bare null would read as something forgotten.
-            return {"type": "constant", "value": None}
+        case Constant() if entry.value is None or _misspelt_marker(name, entry.value):
+            # Bare they would read as something forgotten or misspelt.
+            return {"type": "constant", "value": entry.value}
         case Constant():
             return entry.value
         case Plugins():
@@ -151,6 +152,15 @@ def read_parameters(plain: Any, path: Path, problems: list[SpaceError]) -> dict[
     if not isinstance(plain, Mapping):
         problems.append(SpaceError(path, plain, "a mapping of parameters"))
         return {}
+    for name, value in plain.items():
+        if (meant := _misspelt_marker(name, value)) is not None:
+            expected = (
+                "type or plugins; a fixed value of that name is written "
+                "{type: constant, value: ...}"
+            )
+            problem = f"unknown key {name!r}"
+            problems.append(SpaceError((*path, str(name)), value, expected, meant, problem))
+            return {}
     entries = {}
     for name, definition in plain.items():
         place = (*path, str(name))
@@ -177,6 +187,15 @@ def _read_entry(plain: Any, path: Path, problems: list[SpaceError]) -> Any:
     if plain is None or not is_scalar(plain):
         raise SpaceError(path, plain, "a parameter, a choice, a group, or a fixed value")
     return Constant(plain)
+
+
+def _misspelt_marker(name: Any, value: Any) -> str | None:
+    """``type`` or ``plugins`` if a fixed value looks like one of them misspelt, which would
+    quietly make a group of what was meant as a parameter."""
+    if not isinstance(value, str):
+        return None
+    markers = ["plugins", *(["type"] if value in KEYS else [])]
+    return next(iter(get_close_matches(str(name), markers, n=1, cutoff=0.75)), None)
 
 
 def _read_typed(plain: Mapping[str, Any], path: Path, problems: list[SpaceError]) -> Any:

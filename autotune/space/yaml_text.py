@@ -132,6 +132,8 @@ def _node(event: Any, line: int, anchors: dict[str, _Node]) -> _Node:
     if event.tag is not None:
         raise YamlError(line, f"tag {event.tag!r} is not allowed, expected a plain value")
     if isinstance(event, yaml.ScalarEvent):
+        if not event.value.isascii() and any("\ud800" <= c <= "\udfff" for c in event.value):
+            raise YamlError(line, "holds half of a surrogate pair, expected a whole character")
         node = _Node(line, "scalar", event.value, plain=event.style is None)
     else:
         node = _Node(line, "list" if isinstance(event, yaml.SequenceStartEvent) else "mapping")
@@ -165,8 +167,10 @@ class _Reader:
             mapping[key] = self.value(item, (*path, key))
         return mapping
 
-    def _pairs(self, node: _Node) -> dict[str, tuple[int, _Node]]:
+    def _pairs(self, node: _Node, depth: int = 0) -> dict[str, tuple[int, _Node]]:
         """Key to its line and value, ``<<`` merged in: own keys win, then earlier merges."""
+        if depth > _DEEPEST:
+            raise YamlError(node.line, f"is nested deeper than {_DEEPEST} levels")
         own: dict[str, tuple[int, _Node]] = {}
         merged: dict[str, tuple[int, _Node]] = {}
         for key, item in zip(node.items[::2], node.items[1::2], strict=True):
@@ -179,7 +183,7 @@ class _Reader:
                 for source in item.items if item.kind == "list" else [item]:
                     if source.kind != "mapping":
                         raise YamlError(key.line, "'<<' merges a value that is no mapping")
-                    for name, pair in self._pairs(source).items():
+                    for name, pair in self._pairs(source, depth + 1).items():
                         merged.setdefault(name, pair)
             elif key.text in own:
                 first = own[key.text][0]
@@ -236,6 +240,9 @@ class _Dumper(yaml.SafeDumper):
 
 def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     ambiguous = _scalar(_Node(1, "scalar", text, plain=True)) != text
+    if not text.isprintable():
+        # Only double quotes have escapes; elsewhere some line breaks read back as spaces.
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if ambiguous else None)
 
 

@@ -36,9 +36,14 @@ def _whole(value: Any) -> Any:
     return value
 
 
-Count = Annotated[StrictInt, BeforeValidator(_whole), Field(gt=0, lt=2**53)]
-Minutes = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number), Field(gt=0, lt=1e9)]
-Number = Annotated[StrictInt | StrictFloat, BeforeValidator(as_number)]
+def _real(value: Any) -> Any:
+    number = as_number(value)
+    return float(number) if is_number(number) and abs(number) < 1e300 else value
+
+
+Count = Annotated[StrictInt, Field(gt=0, lt=2**53), BeforeValidator(_whole)]
+Minutes = Annotated[StrictFloat, Field(gt=0, lt=1e9), BeforeValidator(_real)]
+Number = Annotated[StrictFloat, BeforeValidator(_real)]
 
 
 def _form(value: Any) -> str:
@@ -130,9 +135,7 @@ class StudyModel(_Model):
     task: StrictStr = Field(
         description="package.module:object, or path/to/file.py:object relative to this file."
     )
-    space: Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/$defs/Group"})] = Field(
-        description="What may be chosen."
-    )
+    space: dict[str, Any] = Field(description="What may be chosen.")
     forbidden: Annotated[
         list[Any],
         WithJsonSchema(
@@ -151,7 +154,7 @@ class StudyModel(_Model):
     )
     budget: BudgetModel
     horizon: Count = Field(description="Epochs (or steps) that a trial trains at most.")
-    seed: Annotated[StrictInt, BeforeValidator(_whole), Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63), BeforeValidator(_whole)] = 0
     first: list[dict[str, Any]] = Field(
         [], description="Configurations to try first; what they leave out takes its default."
     )
@@ -200,4 +203,6 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "autotune study"
     schema["$defs"].update(space_schema.definitions())
+    described = schema["properties"]["space"]["description"]
+    schema["properties"]["space"] = {"$ref": "#/$defs/Group", "description": described}
     return schema

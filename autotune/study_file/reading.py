@@ -79,7 +79,9 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
     try:
         model = StudyModel.model_validate(value)
     except ValidationError as error:
-        problems += [_from_pydantic(dict(detail)) for detail in error.errors()]
+        problems += _without_echoes(
+            [_from_pydantic(dict(detail), value) for detail in error.errors()]
+        )
     space = _space(value, problems)
     if isinstance(value.get("task"), str):
         problems += _task_problems(value["task"], path)
@@ -107,7 +109,7 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
     )
 
 
-def _from_pydantic(detail: dict[str, Any]) -> SpaceError:
+def _from_pydantic(detail: dict[str, Any], value: Any) -> SpaceError:
     place = tuple(part for part in detail["loc"] if part not in (NAMED, DESCRIBED))
     pattern = re.sub(r"\[\d+\]", "[]", dotted(place))
     if detail["type"] == "extra_forbidden":
@@ -118,9 +120,21 @@ def _from_pydantic(detail: dict[str, Any]) -> SpaceError:
         expected = "a whole number above 0" if pattern.startswith("budget.") else "a name"
     if detail["type"] == "missing":
         return SpaceError(place, MISSING, expected)
-    given = detail["input"]
+    given = value
+    for part in place:
+        given = given[part]
     close = nearest(given, CHOICES.get(pattern, ())) if isinstance(given, str) else None
     return SpaceError(place, given, expected, close)
+
+
+def _without_echoes(problems: list[SpaceError]) -> list[SpaceError]:
+    """Where a key is unknown, what is missing beside it is most likely that key, misspelt."""
+    misspelt = {problem.path[:-1] for problem in problems if problem.problem is not None}
+    return [
+        problem
+        for problem in problems
+        if problem.value is not MISSING or problem.path[:-1] not in misspelt
+    ]
 
 
 def _known_keys(pattern: str) -> list[str]:

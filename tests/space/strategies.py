@@ -18,15 +18,19 @@ from autotune.space import (
     SpaceError,
 )
 
-names = st.sampled_from(["a", "b", "c_1", "d-e", "low", "rank", "on", "null", "no", "E5"])
-option_names = st.sampled_from(["x", "y", "z", "1e-3", "off", "dist:z", "null", "8", "~x"][:8])
+names = st.sampled_from(
+    ["a", "b", "c_1", "d-e", "low", "rank", "on", "null", "no", "E5", "plugin", "typ"]
+)
+option_names = st.sampled_from(["x", "y", "z", "1e-3", "off", "dist:z", "null", "8"])
 confidences = st.sampled_from(["low", "medium", "high"])
 scalars = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-1000, 1000),
     st.floats(-1e6, 1e6),
-    st.sampled_from(["relu", "1e-3", "off", "null", "", " x ", "0o17", "1_000", "é\u2028", "a: b"]),
+    st.sampled_from(
+        ["relu", "float", "1e-3", "off", "null", "", " x ", "0o17", "1_000", "é\u2028", "a: b"]
+    ),
     st.text(max_size=8).filter(lambda text: text.isprintable()),
 )
 
