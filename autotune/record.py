@@ -15,7 +15,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -432,5 +432,7 @@ class Record:
 
     def close(self) -> None:
         """Close the file and let go of the lock; idempotent."""
+        with suppress(sqlite3.Error):  # somebody reads it, or it is closed already
+            self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
         self._lock.release()

@@ -164,12 +164,12 @@ def points_of(view: StudyView, checkpoints: Checkpoints) -> list[Point]:
     evaluations: dict[tuple[int, int], list[Evaluated]] = {}
     for event in checkpoints.evaluated.values():
         evaluations.setdefault((event.trial, event.step), []).append(event)
-    default = view.context.evaluation_space.default()
     points = []
     for number, by_step in sorted(checkpoints.needed().items()):
         trial = view.trials[number]
         for step, name in by_step.items():
             plain = {**trial.metrics.get(step, {}), **trial.static}
+            default = view.context.evaluation_space.default(trial.configuration)
             unevaluated = Evaluated(number, step, default, {}, {})
             for event in evaluations.get((number, step), [unevaluated]):
                 points.append(

@@ -251,6 +251,10 @@ class Driver:
                 self._handle(report)
         return False
 
+    def _has_room(self) -> bool:
+        # An executor may know that a worker is free before its last report was handled here.
+        return len(self.running) < self.execution.workers and self.executor.free > 0
+
     def _submit(self, running: _Running) -> None:
         self.running[running.job.identifier] = running
         self.executor.submit(running.job)
