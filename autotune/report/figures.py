@@ -314,7 +314,7 @@ def curves(view: StudyView, segments: Sequence[Segment], bands: Sequence[Band]) 
         traces.append(
             {
                 "type": "scatter",
-                "mode": "lines+markers" if len(steps) == 1 else "lines",
+                "mode": "lines+markers" if trial.status == "running" else "lines",
                 "name": f"trial {number}",
                 "x": steps,
                 "hoverinfo": "text",
@@ -454,6 +454,7 @@ def timeline(view: StudyView, segments: Sequence[Segment]) -> Figure:
                 "orientation": "h",
                 "name": role,
                 "base": [s.began for s in members],
+                "width": 0.75,
                 "x": [max(s.ended - s.began, 1e-3) for s in members],
                 "y": [s.trial for s in members],
                 "hoverinfo": "text",
@@ -483,7 +484,6 @@ def timeline(view: StudyView, segments: Sequence[Segment]) -> Figure:
         "layout": {
             "height": int(min(1100, max(260, 90 + 11 * lanes))),
             "barmode": "overlay",
-            "bargap": 0.25,
             "xaxis": {"title": {"text": "time since the study's start [s]"}, "rangemode": "tozero"},
             "yaxis": {
                 "title": {"text": "trial"},
@@ -512,7 +512,7 @@ def _hover_segment(view: StudyView, s: Segment) -> str:
 
 def importance_bars(found: Importance, limit: int = 20) -> Figure:
     """Shares of importance, largest on top."""
-    shown = found.shares[:limit][::-1]
+    shown = [(name, share) for name, share in found.shares[:limit] if share >= 5e-4][::-1]
     return {
         "kind": "bars",
         "data": [

@@ -135,7 +135,7 @@
         if (meta.role === "band" || meta.role === "forecast") {
           const visible = primary && shown.has(meta.trials[0]);
           return meta.role === "band"
-            ? { ...trace, visible, fillcolor: fade(colour, 0.13), line: { width: 0 } }
+            ? { ...trace, visible, fillcolor: fade(colour, 0.1), line: { width: 0 } }
             : { ...trace, visible, line: { color: colour, width: 1.2, dash: "dot" } };
         }
         const ys = meta.values[metric];
@@ -194,16 +194,14 @@
       return [traces, {}];
     },
     strip(figure) {
-      const options = (data.options[choice()] || []).filter((o) =>
-        figure.data[0].meta.trials.some((trial) => optionOf(trial) === o));
       const [trace] = figure.data;
-      const rows = trace.meta.trials.map((trial, i) => {
-        const row = options.indexOf(optionOf(trial));
-        // A fixed pattern of small offsets, so that equal values stay apart.
-        return row < 0 ? null : row + (((i * 0.618034) % 1) - 0.5) * 0.5;
-      });
+      const taken = trace.meta.trials.map((trial) => optionOf(trial) || "all trials");
+      const options = [...(data.options[choice()] || []), "all trials"].filter((o) => taken.includes(o));
+      // A fixed pattern of small offsets, so that equal values stay apart.
+      const rows = taken.map((option, i) =>
+        options.indexOf(option) + (((i * 0.618034) % 1) - 0.5) * 0.5);
       return [[{ ...trace, y: rows, marker: { color: pointColours(trace.meta), size: 8, opacity: 0.75 } }], {
-        height: options.length ? 90 + 44 * options.length : 90,
+        height: 90 + 44 * options.length,
         yaxis: {
           tickvals: options.map((_, i) => i), ticktext: options.map(plain), showgrid: false,
           range: [options.length - 0.5, -0.5],
@@ -213,13 +211,13 @@
     cost(figure) {
       const totals = new Map();
       for (const trace of figure.data) trace.meta.trials.forEach((trial, i) => {
-        const option = optionOf(trial) || "no choice";
+        const option = optionOf(trial) || "all trials";
         totals.set(option, (totals.get(option) || 0) + trace.meta.seconds[i]);
       });
       const options = [...totals.keys()].sort((a, b) => totals.get(a) - totals.get(b));
       const traces = figure.data.map((trace) => {
         const sums = options.map((option) => trace.meta.trials.reduce(
-          (sum, trial, i) => sum + ((optionOf(trial) || "no choice") === option ? trace.meta.seconds[i] : 0), 0));
+          (sum, trial, i) => sum + ((optionOf(trial) || "all trials") === option ? trace.meta.seconds[i] : 0), 0));
         const later = trace.meta.role === "later";
         return {
           ...trace, x: sums, y: options.map(plain),
@@ -242,7 +240,7 @@
     },
     line: (figure) => [figure.data.map((t) => ({ ...t, line: { ...t.line, color: css("--accent"), width: 2 } })), {}],
     bars: (figure) => [figure.data.map((t) => ({
-      ...t, marker: { color: fade(css("--accent"), 0.8) }, textfont: { color: css("--ink") },
+      ...t, marker: { color: css("--accent") }, textfont: { color: css("--ink") },
     })), { yaxis: { showgrid: false } }],
   };
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");

@@ -38,7 +38,11 @@ def colour_selector(rows: Sequence[Standing]) -> str:
     paths = list(dict.fromkeys(row.choice for row in rows))
     if not paths:
         return ""
-    first = max(paths, key=lambda path: _variety([r.trials for r in rows if r.choice == path]))
+    trained = [path for path in paths if any(r.units for r in rows if r.choice == path)]
+    first = max(
+        [path for path in trained if "." not in path] or paths,
+        key=lambda path: _variety([r.trials for r in rows if r.choice == path]),
+    )
     options = "".join(
         f'<option value="{escape(path)}"{" selected" if path == first else ""}>'
         f"{escape(words.spaced(path))}</option>"
@@ -375,7 +379,7 @@ def plugins(view: StudyView, rows: Sequence[Standing]) -> Section:
     name = words.title(objective)
     table = _table(
         "Plugins by kind",
-        ["choice", "option", "trials", "failed", f"best {name}", f"median {name}", "on the front"],
+        ["choice", "option", "trials", "failed", "best", "median", "on the front"],
         [
             [
                 Cell(words.spaced(row.choice)),
@@ -390,9 +394,9 @@ def plugins(view: StudyView, rows: Sequence[Standing]) -> Section:
         ],
     )
     note = (
-        "Values are each trial's best. The search favours what looks good early, so an option "
-        "that was tried seldom has a median to be read with care. Choices of evaluation count "
-        "evaluated points instead of trials."
+        f"Best and median are over each trial's best {name}. The search favours what looks good "
+        "early, so an option that was tried seldom has a median to be read with care. Choices of "
+        "evaluation count evaluated points instead of trials."
     )
     plot = (
         "<p>Best value of every trial, by the choice under “Colour by”.</p>"
