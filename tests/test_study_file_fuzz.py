@@ -2,8 +2,8 @@
 traceback, and never a look at the task.
 
 Files are spoilt in two ways: a valid file's tree at one place that must be wrong then (one
-mistake, so one message, at the line where it stands), and its text anywhere (which may even leave
-it valid, but never breaks the command).
+mistake, so one message, at the line where it stands; more than 300 files), and its text anywhere
+(which may even leave it valid, but never breaks the command; 400 more).
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
+@settings(
+    deadline=None, suppress_health_check=list(HealthCheck), max_examples=150, derandomize=True
+)
 @given(values)
 def test_dump_and_parse_lose_nothing(value: Any) -> None:
     again = parse(dump(value)).value
