@@ -11,6 +11,7 @@ import math
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -50,6 +51,21 @@ def _import_ray() -> Any:
     import ray
 
     return ray
+
+
+def _check_listens(address: str) -> None:
+    """Raise `PluginError` if nobody listens at ``host:port``: Ray itself would try for minutes.
+    Other forms of address (``auto``, ``ray://...``) are Ray's to judge."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise PluginError(
+            f"executor ray: no cluster at {address}: {error}; start one with 'ray start --head', "
+            "or leave the address out to have one on this machine"
+        ) from error
 
 
 class _Worker:
@@ -215,7 +231,9 @@ class Ray(Executor):
             return
         address = self._context.options.get("address")
         rest: dict[str, Any] = {}
-        if address is None:
+        if address is not None:
+            _check_listens(address)
+        else:
             rest = {"num_cpus": available_cores(), "include_dashboard": False}
         # Ray puts its own handler of SIGTERM in the place of the study's
         main_thread = threading.current_thread() is threading.main_thread()

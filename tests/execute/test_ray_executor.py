@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,8 +25,6 @@ pytestmark = pytest.mark.timeout(300)
 def cluster():
     handler = signal.getsignal(signal.SIGTERM)
     first = Ray()
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         first.open(context(execute_tasks.small, Path(folder), workers=2))
@@ -46,6 +46,14 @@ def ray_workers(cluster: Ray, tmp_path_factory: pytest.TempPathFactory):
     yield executor
     executor.close()
     assert cluster._ray.is_initialized(), "a cluster that it did not start goes on"
+
+
+def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
+    """Before the cluster of the other tests, which would be used instead, is up."""
+    begun = time.monotonic()
+    with pytest.raises(PluginError, match=r"no cluster at 127\.0\.0\.1:1: .*refused"):
+        Ray().open(context(execute_tasks.small, tmp_path, options={"address": "127.0.0.1:1"}))
+    assert time.monotonic() - begun < 30
 
 
 def test_reports_are_those_of_local_workers(ray_workers: Ray, tmp_path: Path) -> None:
@@ -165,3 +173,33 @@ def test_overhead_of_a_segment(ray_workers: Ray) -> None:
     overhead = (time.perf_counter() - begun) / segments * 1e3
     print(f"\nRay: {overhead:.1f} ms per one-unit segment with a thaw, two workers")
     assert overhead < 100
+
+
+JOINS = """
+import os, sys, tempfile
+from pathlib import Path
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+sys.path.insert(0, {here!r})
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
+cluster.add_node(num_cpus=1)
+import execute_tasks, ray
+from jobs import context, finish, train
+from autotune.execute.ray import Ray
+executor = Ray()
+options = {{"address": cluster.address}}
+executor.open(context(execute_tasks.small, Path({folder!r}), workers=2, options=options))
+print([reports[-1].step for reports in finish(executor, train(0, 2), train(1, 3))])
+executor.close()
+print(ray.is_initialized(), sum(node.live_processes() != [] for node in cluster.list_all_nodes()))
+cluster.shutdown()
+"""
+
+
+def test_it_joins_a_cluster_of_two_nodes_and_leaves_it_running(tmp_path: Path) -> None:
+    script = tmp_path / "joins.py"
+    script.write_text(JOINS.format(here=str(Path(__file__).parent), folder=str(tmp_path)))
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=200
+    )
+    assert ended.stdout.splitlines()[-2:] == ["[2, 3]", "False 2"], ended.stdout + ended.stderr
