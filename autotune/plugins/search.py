@@ -265,7 +265,6 @@ class Key:
 # --- the parts ------------------------------------------------------------------------------
 
 
-
 class Proposer(Plugin, ABC):
     """Suggests configurations of the training space."""
 

@@ -190,8 +190,9 @@ class Trials:
                 self.all[number].target = to
                 self.all[number].status = "running"
                 self.in_flight[number] = decision
-            case Evaluate(trial=number, evaluation=evaluation) | Measure(
-                trial=number, evaluation=evaluation
+            case (
+                Evaluate(trial=number, evaluation=evaluation)
+                | Measure(trial=number, evaluation=evaluation)
             ):
                 self.all[number].evaluating.append(evaluation)
             case _:
