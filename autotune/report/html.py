@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.report import figures, sections, words
+from autotune.report import background, curves, figures, sections, words
 from autotune.report.history import Band, best_so_far, forecasts, segments, standings
 from autotune.report.importance import importance
 
@@ -71,10 +71,10 @@ def page(view: StudyView) -> str:
     )
     units, best = best_so_far(view.trials, view.events)
     plots: dict[str, figures.Figure | None] = {
-        "best-so-far": figures.best_so_far(units, best, view) if units else None,
+        "best-so-far": curves.best_so_far(units, best, view) if units else None,
         "front": figures.front(view) if result.points else None,
         "parallel": figures.parallel(view),
-        "curves": figures.curves(view, pieces, bands) if units else None,
+        "curves": curves.curves(view, pieces, bands) if units else None,
         "timeline": figures.timeline(view, pieces) if pieces else None,
         "strip": figures.strip(view) if units else None,
         "importance": figures.importance_bars(found) if found.missing is None else None,
@@ -90,8 +90,8 @@ def page(view: StudyView) -> str:
         sections.importance(found, view),
         sections.cost(view, pieces),
         sections.trials(view, pieces),
-        sections.left_out(view),
-        sections.study(view),
+        background.left_out(view),
+        background.study(view),
     ]
     shell = _resource("page.html")
     values = {
@@ -123,7 +123,7 @@ def _page_data(view: StudyView, rows: Sequence[Any]) -> dict[str, Any]:
         "primary": objective.name,
         "primaryTitle": figures.text(words.title(objective)),
         "metricTitles": {
-            name: figures.text(words.spaced(name)) for name in figures.curve_metrics(view)
+            name: figures.text(words.spaced(name)) for name in curves.curve_metrics(view)
         },
         "options": options,
         "trialOptions": {
