@@ -26,7 +26,8 @@ def table() -> RecordedTable:
     levels = 0.2 + 0.1 * np.abs(np.log10(rates) + 2) + 0.3 / widths
     epochs = np.arange(1, 9)
     curves = levels[:, None] + np.exp(-epochs / 3) + 0.01 * generator.standard_normal((40, 8))
-    curves[::4, 1:] = np.nan
+    curves[rates > 0.1, :] = np.nan
+    curves[::4, 4:] = np.nan
     return RecordedTable(
         rows=np.column_stack([rates, widths]),
         names=("learning_rate", "width"),
