@@ -286,14 +286,15 @@ class Space:
         encoded, mask = self.encode(configuration)
         original = np.where(mask, encoded, self._starts).tolist()
         active = np.flatnonzero(mask)
+        unmoved = self._decode(original)
         for _ in range(100 if len(active) else 0):
             places = list(original)
             index = int(rng.choice(active))
             places[index] = moved_place(self._slots[index].parameter, places[index], rng)
             moved = self._decode(places)
-            if places[index] != original[index] and self.forbids(moved) is None:
-                return moved
-        return self._decode(original)
+            if moved != unmoved and self.forbids(moved) is None:
+                return _kept(moved, unmoved, configuration)
+        return unmoved
 
     @cached_property
     def _starts(self) -> NDArray[np.float64]:
@@ -459,3 +460,19 @@ def _known_part(nodes: Iterable[Node], configuration: Any) -> Any:
         return configuration
     keys = {node.key for node in nodes}
     return {key: value for key, value in configuration.items() if key in keys}
+
+
+def _kept(
+    moved: Configuration, unmoved: Configuration, original: Mapping[str, Any]
+) -> Configuration:
+    """`moved` with the original's own values where nothing moved: encoding and decoding a number
+    changes its last digits, which would make another configuration of it."""
+    result: Configuration = {}
+    for key, value in moved.items():
+        if key not in unmoved or key not in original:
+            result[key] = value
+        elif isinstance(value, Mapping) and isinstance(unmoved[key], Mapping):
+            result[key] = _kept(dict(value), dict(unmoved[key]), original[key])
+        else:
+            result[key] = original[key] if value == unmoved[key] else value
+    return result
