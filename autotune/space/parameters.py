@@ -252,7 +252,12 @@ class Float:
         if place >= 1.0:
             return self.high
         value = self._from + place * self._width
-        return min(self.high, max(self.low, math.exp(value) if self.log else value))
+        value = min(self.high, max(self.low, math.exp(value) if self.log else value))
+        # The shortest number at this place: 0.001 for 0.0010000000000000002.
+        short = float(f"{value:.11g}")
+        if self.low <= short <= self.high and self.encode(short) == place:
+            return short
+        return value
 
     def warp(self, uniform: float) -> float:
         """The place at quantile `uniform` of the prior (or `uniform` itself without one)."""
