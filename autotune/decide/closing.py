@@ -37,7 +37,7 @@ from autotune.space import Choice, Configuration, Space, SpaceError
 CLOSING_SHARE = 0.15
 """Share of a budget in seconds that is kept back for the closing phase."""
 
-EVALUATIONS = 32
+EVALUATIONS = 60
 """Evaluations made where the budget names no number."""
 
 SYSTEMATIC_SHARE = 0.6
@@ -82,8 +82,9 @@ class Closing:
     """The fold and the decisions of the closing phase.
 
     Rules:
-        - trials are ranked by fronts over curve and static objectives at their newest
-          checkpoint, within a front by the primary objective;
+        - trials are taken in turn from two lists, best first: by the primary objective, and by
+          fronts over curve and static objectives (small but poor trials lead that one), each
+          trial at its best checkpoint;
         - `SYSTEMATIC_SHARE` of the evaluations go to the best trials under the default and
           every option of every evaluation choice at its default, trial by trial; the rest
           are sampled (half of them near the best so far) for the `SAMPLED_TRIALS` best, and
@@ -269,8 +270,11 @@ class Closing:
             if math.isfinite(trials.score(trial.metrics.get(frozen[number], {})))
         ]
         rows = [{**trial.metrics[frozen[trial.number]], **trial.static} for trial in found]
-        objectives = [o for o in self.context.objectives if o.kind != "evaluation"]
-        return [found[index] for index in ranked(rows, objectives, self.context.objective)]
+        primary = self.context.objective
+        static = [o for o in self.context.objectives if o.kind != "evaluation"]
+        lists = ranked(rows, [primary], primary), ranked(rows, static, primary)
+        in_turn = dict.fromkeys(index for pair in zip(*lists, strict=True) for index in pair)
+        return [found[index] for index in in_turn]
 
     def _best_points(self) -> list[_Point]:
         """Evaluated points, most promising first."""
