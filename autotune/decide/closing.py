@@ -26,6 +26,7 @@ from autotune.plugins.search import (
     Key,
     Lost,
     Measure,
+    Objective,
     Restarted,
     SearchContext,
     Stop,
@@ -70,12 +71,14 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Point:
-    """One checkpoint under one evaluation configuration, as far as it is known."""
+    """One checkpoint under one evaluation configuration, as far as it is known. `seconds` is
+    what its evaluation took, a first guess at its latency."""
 
     trial: int
     step: int
     evaluation: Configuration
     metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class Closing:
@@ -90,8 +93,10 @@ class Closing:
           are sampled (half of them near the best so far) for the `SAMPLED_TRIALS` best, and
           where nothing new can be sampled go to further trials as before;
         - what a forbidden clause excludes together with the trial's own choices is left out;
-        - measured are points that no other dominates in the objectives known by then, then
-          further fronts, up to half as many as evaluations;
+        - measured are points in turn from two lists, up to half as many as evaluations: by
+          fronts over the objectives known by then, and by fronts over the primary objective and
+          the seconds that the evaluation took (what adapts nothing is quick, and may be on the
+          front for its latency alone);
         - in seconds: no evaluation begins after `EVALUATION_SHARE` of the time kept back, no
           measurement after its end, except that the best trial is evaluated and measured once.
     """
@@ -159,7 +164,9 @@ class Closing:
         key = (event.trial, event.step, identity(event.evaluation))
         if key not in self._points:
             known = {**trial.metrics.get(event.step, {}), **trial.static}
-            self._points[key] = _Point(event.trial, event.step, event.evaluation, known)
+            self._points[key] = _Point(
+                event.trial, event.step, event.evaluation, known, event.seconds
+            )
         self._points[key].metrics.update(event.select)
 
     # --- decide -------------------------------------------------------------------------------
@@ -234,7 +241,7 @@ class Closing:
             return Measure(lost.trial, lost.step, lost.evaluation)
         if len(jobs) >= max(1, math.ceil(self._limit / 2)):
             return None
-        points = self._best_points() if self._streams else self._trained_points(trials, best)
+        points = self._to_measure() if self._streams else self._trained_points(trials, best)
         for point in points:
             if ("measure", point.trial, identity(point.evaluation)) not in self._jobs:
                 return Measure(point.trial, point.step, point.evaluation)
@@ -272,16 +279,29 @@ class Closing:
         rows = [{**trial.metrics[frozen[trial.number]], **trial.static} for trial in found]
         primary = self.context.objective
         static = [o for o in self.context.objectives if o.kind != "evaluation"]
-        lists = ranked(rows, [primary], primary), ranked(rows, static, primary)
-        in_turn = dict.fromkeys(index for pair in zip(*lists, strict=True) for index in pair)
-        return [found[index] for index in in_turn]
+        order = _in_turn(ranked(rows, [primary], primary), ranked(rows, static, primary))
+        return [found[index] for index in order]
 
     def _best_points(self) -> list[_Point]:
         """Evaluated points, most promising first."""
         points = list(self._points.values())
-        objectives = [o for o in self.context.objectives if not o.alone]
-        order = ranked([p.metrics for p in points], objectives, self.context.objective)
-        return [points[index] for index in order]
+        return [points[index] for index in self._order(points)]
+
+    def _to_measure(self) -> list[_Point]:
+        """Evaluated points, those that measuring may bring onto the front first."""
+        points = list(self._points.values())
+        primary = self.context.objective
+        rows = [{**point.metrics, "seconds": point.seconds} for point in points]
+        quick = ranked(rows, [primary, Objective("seconds", "minimize", "evaluation")], primary)
+        return [points[index] for index in _in_turn(self._order(points), quick)]
+
+    def _order(self, points: list[_Point]) -> list[int]:
+        known = [o for o in self.context.objectives if not o.alone]
+        return ranked([point.metrics for point in points], known, self.context.objective)
+
+
+def _in_turn(first: list[int], second: list[int]) -> list[int]:
+    return list(dict.fromkeys(index for pair in zip(first, second, strict=True) for index in pair))
 
 
 def _lose(job: _Job) -> None:
