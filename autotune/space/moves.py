@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from autotune.space.choices import Choice
+from autotune.space.codec import Branch, Configuration, Leaf, Node
 from autotune.space.errors import MISSING
-from autotune.space.parameters import Categorical, Integer
+from autotune.space.parameters import Categorical, Integer, same
 
 
 def moved_place(parameter: Any, place: float, rng: np.random.Generator) -> float:
@@ -29,3 +31,23 @@ def moved_place(parameter: Any, place: float, rng: np.random.Generator) -> float
         elif 0 <= index < size:
             return (index + 0.5) / size
     return place if moved == value else parameter.encode(moved)
+
+
+def keep_unmoved(
+    nodes: Iterable[Node],
+    moved: Configuration,
+    unmoved: Mapping[str, Any],
+    original: Mapping[str, Any],
+) -> None:
+    """Put the original's own values into `moved` where it equals `unmoved`, which is the original
+    encoded and decoded: that changes the last digits of a number that a person wrote, and would
+    make another configuration of it."""
+    for node in nodes:
+        key = node.key
+        if isinstance(node, Leaf):
+            if same(moved[key], unmoved[key]):
+                moved[key] = original[key]
+        elif not isinstance(node, Branch):
+            keep_unmoved(node.nodes, moved[key], unmoved[key], original[key])
+        elif (name := moved[key]["name"]) == unmoved[key]["name"]:
+            keep_unmoved(node.options[name], moved[key], unmoved[key], original[key])

@@ -30,7 +30,7 @@ from autotune.space.choices import Choice, Plugins
 from autotune.space.codec import Compiler, Configuration, Node, Slot, read
 from autotune.space.errors import SpaceError, listed
 from autotune.space.levels import configuration_part, join, part_of_space
-from autotune.space.moves import moved_place
+from autotune.space.moves import keep_unmoved, moved_place
 from autotune.space.parameters import (
     Categorical,
     Constant,
@@ -285,16 +285,19 @@ class Space:
         configuration itself, if no move is allowed."""
         encoded, mask = self.encode(configuration)
         original = np.where(mask, encoded, self._starts).tolist()
-        active = np.flatnonzero(mask)
         unmoved = self._decode(original)
+        active = np.flatnonzero(mask)
         for _ in range(100 if len(active) else 0):
             places = list(original)
             index = int(rng.choice(active))
             places[index] = moved_place(self._slots[index].parameter, places[index], rng)
+            if places[index] == original[index]:
+                continue
             moved = self._decode(places)
-            if moved != unmoved and self.forbids(moved) is None:
-                return _kept(moved, unmoved, configuration)
-        return unmoved
+            keep_unmoved(self._nodes, moved, unmoved, configuration)
+            if self.forbids(moved) is None:
+                return moved
+        return read(self._nodes, _known_part(self._nodes, configuration), (), strict=False)
 
     @cached_property
     def _starts(self) -> NDArray[np.float64]:
@@ -460,19 +463,3 @@ def _known_part(nodes: Iterable[Node], configuration: Any) -> Any:
         return configuration
     keys = {node.key for node in nodes}
     return {key: value for key, value in configuration.items() if key in keys}
-
-
-def _kept(
-    moved: Configuration, unmoved: Configuration, original: Mapping[str, Any]
-) -> Configuration:
-    """`moved` with the original's own values where nothing moved: encoding and decoding a number
-    changes its last digits, which would make another configuration of it."""
-    result: Configuration = {}
-    for key, value in moved.items():
-        if key not in unmoved or key not in original:
-            result[key] = value
-        elif isinstance(value, Mapping) and isinstance(unmoved[key], Mapping):
-            result[key] = _kept(dict(value), dict(unmoved[key]), original[key])
-        else:
-            result[key] = original[key] if value == unmoved[key] else value
-    return result

@@ -205,6 +205,25 @@ def test_a_neighbour_differs_where_it_can(parameter: Any, seed: int) -> None:
 
 
 @relaxed
+@given(spaces(), seeds)
+def test_a_neighbour_keeps_what_does_not_move(space: Space, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    start = space.default()
+    moved = space.neighbour(start, rng)
+    before, mask = space.encode(start)
+    after, mask_after = space.encode(moved)
+    changed = [
+        slot
+        for slot, a, b, both in zip(space.slots, before, after, mask & mask_after, strict=True)
+        if both and a != b
+    ]
+    assert len(changed) == (1 if mask.any() else 0)
+    for slot, both in zip(space.slots, mask & mask_after, strict=True):
+        if both and slot not in changed:
+            assert equal(slot.value(moved), slot.value(start))
+
+
+@relaxed
 @given(leaves(), seeds)
 def test_priors_stay_in_the_range(parameter: Any, seed: int) -> None:
     if isinstance(parameter, Constant):
