@@ -95,8 +95,10 @@ def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, H
         (log.folder / "study.yaml").write_text(header.study_file(), encoding="utf-8")
         log.set_meta("header", header.to_plain())
         log.back_up()
-    except BaseException:
+    except BaseException as error:
         log.close()
+        if isinstance(error, OSError):
+            raise StudyError(f"no study can be kept in {log.folder}: {error}") from error
         raise
     return log, header, task
 
@@ -341,8 +343,8 @@ def _claim(folder: Path, name: str, exact: bool) -> Record:
                 raise StudyError(f"no study can be kept in {folder}: {error}") from error
             try:
                 log = Record(path)
-            except record.RecordError:
-                if exact or not (path / record.LOCK).exists():
+            except record.Busy:
+                if exact:
                     raise
             else:
                 if "header" not in log.meta:

@@ -72,6 +72,10 @@ class RecordError(Exception):
     """The record cannot be opened, read or written; the message says why and what to do."""
 
 
+class Busy(RecordError):
+    """Another driver runs the study."""
+
+
 class Damaged(RecordError):
     """The file's content is not what was written."""
 
@@ -165,17 +169,22 @@ class DriverLock:
         if not self._locked():
             holder = os.read(self._descriptor, 64).decode(errors="replace").strip()
             os.close(self._descriptor)
-            raise RecordError(
+            raise Busy(
                 f"study {folder.name!r} is being run by another driver"
                 f"{f' (process {holder})' if holder else ''}; wait for it, or stop it first "
                 f"({folder})"
             )
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            self.release()
+            raise RecordError(f"no record can be kept in {folder}: {error}") from error
 
     def _locked(self) -> bool:
-        # More than once, since `driver` holds the lock for a moment to see whether it is free.
-        for wait in (0.0, 0.02, 0.1):
+        # More than once: `driver` holds the lock for a moment to see whether it is free, and so
+        # does a worker of a killed driver that was just being started.
+        for wait in (0.0, 0.02, 0.1, 0.4):
             time.sleep(wait)
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -219,8 +228,12 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
         f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30.0
     )
     if write:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error:
+            connection.close()
+            raise
     return connection
 
 
@@ -324,10 +337,13 @@ class Record:
         self.meta: dict[str, Any] = {}
         self.restored: str | None = None
         self._lock = DriverLock(folder)
+        self._connection: sqlite3.Connection | None = None
         try:
             self._open()
-        except BaseException:
-            self._lock.release()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise RecordError(f"no record can be kept in {folder}: {error}") from error
             raise
         self._backed_up = len(self.events)
 
@@ -394,6 +410,7 @@ class Record:
         self.meta[key] = json.loads(text)
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> None:
+        assert self._connection is not None, "the record is closed"
         try:
             self._connection.execute(statement, values)
         except sqlite3.Error as error:
@@ -407,6 +424,7 @@ class Record:
         """Renew the verified copy that a damaged record is restored from, if anything is new."""
         if len(self.events) == self._backed_up and (self.folder / BACKUP).exists():
             return
+        assert self._connection is not None, "the record is closed"
         temporary = self.folder / (BACKUP + ".partial")
         temporary.unlink(missing_ok=True)
         try:
@@ -419,7 +437,9 @@ class Record:
             os.replace(temporary, self.folder / BACKUP)
         except (sqlite3.Error, OSError) as error:
             raise RecordError(
-                f"no copy of the record can be made in {self.folder} ({error})"
+                f"no copy of the record can be made in {self.folder} ({error}); nothing recorded "
+                f"is lost: mend the cause (free disk space?) and go on with "
+                f"`autotune resume --study {self.folder.name}`"
             ) from error
         self._backed_up = len(self.events)
 
@@ -432,7 +452,9 @@ class Record:
 
     def close(self) -> None:
         """Close the file and let go of the lock; idempotent."""
-        with suppress(sqlite3.Error):  # somebody reads it, or it is closed already
-            self._connection.execute("PRAGMA journal_mode = DELETE")
-        self._connection.close()
+        if self._connection is not None:
+            with suppress(sqlite3.Error):  # somebody reads it
+                self._connection.execute("PRAGMA journal_mode = DELETE")
+            self._connection.close()
+            self._connection = None
         self._lock.release()

@@ -7,6 +7,7 @@ a driver that is killed at any moment is replaced by one that folds the record a
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -64,6 +65,7 @@ FIRST_FAILURES = 5
 
 _POLL_SECONDS = 0.25
 _UPKEEP_SECONDS = 15.0
+_PROBE_BYTES = 1 << 20
 
 
 class NothingWorks(StudyError):
@@ -342,6 +344,8 @@ class Driver:
                     )
                 )
             case Broken():
+                if report.cause == "disk":
+                    self._stop_if_full(report.message)
                 self._tracebacks.append(report.traceback)
                 self._emit(
                     Failed(
@@ -361,6 +365,24 @@ class Driver:
                     self._emit(Failed(job.trial, step, "worker_died", message, evaluation, at))
                 else:
                     self._emit(Lost(job.trial, report.message, evaluation, at))
+
+    def _stop_if_full(self, message: str) -> None:
+        """End the driver if nothing more can be written: no configuration is to blame, and
+        whatever else is tried would fail too. What is in flight is trained again on resuming."""
+        probe = self.record.folder / ".probe"
+        try:
+            with open(probe, "wb") as handle:
+                handle.write(bytes(_PROBE_BYTES))
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise StudyError(
+                f"the disk is full: {message}; once there is room, go on with the study in "
+                f"{self.record.folder}: what was in flight is trained again"
+            ) from error
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
 
     def _emit(self, event: Event) -> None:
         """Record an event, then fold it and tell the listeners."""

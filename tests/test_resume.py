@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import ADDRESS, check_replay, space, tune
+from studies import ADDRESS, check_repeats, check_replay, space, tune
 from study_tasks import Quick, QuickRun
 
 import autotune
 from autotune import record
 from autotune.header import Header, StudyError, differences
-from autotune.plugins.search import Decided, Objective, Observed, Restarted, Stop
+from autotune.plugins.search import Decided, Failed, Objective, Observed, Restarted, Stop
 from autotune.record import Record
 from autotune.space import Integer, Plugins
 from autotune.study import Interrupted
@@ -239,3 +240,30 @@ def test_a_damaged_record_goes_on_from_its_copy(
     assert "was damaged" in capsys.readouterr().err
     assert result.trials.units == 30
     assert check_replay(result.view) > 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    mounted = subprocess.run(command, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_the_driver_and_loses_nothing(small_disk: Path) -> None:
+    with pytest.raises((StudyError, record.RecordError), match="disk") as caught:
+        tune(small_disk)
+    assert "Traceback" not in str(caught.value)
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    before = autotune.load("study", small_disk)
+    assert not before.finished
+    result = autotune.resume("study", folder=small_disk, progress=False)
+    assert result.view.events[: len(before.events)] == before.events
+    assert result.trials.units == 30
+    assert not [event for event in result.view.events if isinstance(event, Failed)]
+    assert check_replay(result.view) > 0
+    assert check_repeats(result.view) >= 0

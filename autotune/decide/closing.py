@@ -288,8 +288,12 @@ class Closing:
         return [points[index] for index in self._order(points)]
 
     def _to_measure(self) -> list[_Point]:
-        """Evaluated points, those that measuring may bring onto the front first."""
+        """Evaluated points, those that measuring may bring onto the front first. How long an
+        evaluation took hints at latency; but without a budget in seconds no decision may depend
+        on times, so that two runs of a study take the same ones."""
         points = list(self._points.values())
+        if self.context.budget.seconds is None:
+            return [points[index] for index in self._order(points)]
         primary = self.context.objective
         rows = [{**point.metrics, "seconds": point.seconds} for point in points]
         quick = ranked(rows, [primary, Objective("seconds", "minimize", "evaluation")], primary)
