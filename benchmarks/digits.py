@@ -1,7 +1,7 @@
 """Freeze-thaw against random search and against Optuna's TPE with its Hyperband pruner, live.
 
 All three tune the same network on scikit-learn's ten digits, over the same space, from the
-same first configuration, with the same budget in epochs, one epoch after another on one worker.
+same first configuration, with the same budget in epochs, one epoch after another on one worker and one thread.
 Printed: the best validation log-loss against epochs spent, its value for each seed, the test
 accuracy of each winner, the epochs that freeze-thaw needs to match random search's final best,
 the time of a decision at 200 trials, the engine's overhead a segment, and the peak memory of a
@@ -29,9 +29,10 @@ import torch
 
 import autotune
 from autotune import study_file
+from autotune.execute.task_address import load_task
 from autotune.plugins.discovery import Catalogue
 from autotune.space import Categorical, Choice, Configuration, Float, Integer, Ordinal, Space
-from autotune.train import NotFinite, RunContext
+from autotune.train import NotFinite, RunContext, TorchTask
 
 ROOT = Path(__file__).parents[1]
 STUDY_FILE = ROOT / "search_spaces" / "digits_from_scratch.yaml"
@@ -56,13 +57,10 @@ class Outcome:
         return next(reached, np.inf)
 
 
-def load_task() -> autotune.TorchTask:
-    from autotune.execute.task_address import load_task
-
-    return load_task(f"{ROOT / 'examples' / 'digits.py'}:from_scratch")
+TASK = f"{ROOT / 'examples' / 'digits.py'}:from_scratch"
 
 
-def training_space(task: autotune.TorchTask) -> Space:
+def training_space(task: TorchTask) -> Space:
     """The study file's space without its choices that only affect evaluation."""
     space = study_file.load(STUDY_FILE).space
     resolved = space.resolve(Catalogue())
@@ -70,17 +68,17 @@ def training_space(task: autotune.TorchTask) -> Space:
 
 
 def with_autotune(policy: str, seed: int, epochs: int, horizon: int) -> Outcome:
-    task = load_task()
-    space = training_space(task)
+    space = training_space(load_task(TASK))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         result = autotune.tune(
-            task,
+            TASK,
             space,
             objectives=[METRIC],
             budget={"epochs": epochs},
             horizon=horizon,
             search={"policy": policy},
+            executor={"name": "local", "threads": 1},
             workers=1,
             seed=seed,
             folder=folder,
@@ -148,8 +146,8 @@ def with_optuna(seed: int, epochs: int, horizon: int) -> Outcome:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    torch.set_num_threads(2)
-    task = load_task()
+    torch.set_num_threads(1)
+    task = load_task(TASK)
     space = training_space(task)
     losses: list[float] = []
     train_seconds = 0.0
@@ -217,7 +215,7 @@ def decision_milliseconds(trials: int, horizon: int) -> list[float]:
         known_objectives,
     )
 
-    space = training_space(load_task())
+    space = training_space(load_task(TASK))
     context = SearchContext(
         space=space,
         evaluation_space=Space({}),
