@@ -224,7 +224,8 @@ def decision_milliseconds(trials: int, horizon: int) -> list[float]:
         budget=Budget(units=10**6),
         seed=0,
     )
-    search = build_search(context, {}, get)
+    parts = {"policy": "freeze_thaw", "proposer": "tpe", "forecaster": "parametric"}
+    search = build_search(context, {kind: {"name": n} for kind, n in parts.items()}, get)
     random = np.random.default_rng(0)
     times: list[float] = []
     asymptotes: dict[int, float] = {}
