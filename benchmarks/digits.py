@@ -269,7 +269,7 @@ def peak_memory(epochs: int, horizon: int) -> float:
     )
     with tempfile.TemporaryDirectory() as folder:
         command = ["run", str(ROOT / "search_spaces" / "digits.yaml"), "--folder", folder]
-        command += ["--epochs", str(epochs), "--quiet"]
+        command += ["--budget", f"epochs={epochs}", "--quiet"]
         process = subprocess.Popen(
             [sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL
         )
