@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits as tuning tasks: a real model on real data, no download.
 
 `adapt` adapts a convolutional network, pretrained on the digits 0 to 4, to the digits 5 to 9,
-of which it sees forty examples in all. `from_scratch` trains on all ten digits from nothing.
+of which it sees a hundred examples in all. `from_scratch` trains on all ten digits from nothing.
 Both come with a shifted stream: held-out digits as a bad scanner would deliver them.
 """
 
@@ -125,10 +125,10 @@ def pretrain(architecture: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @autotune.task
 def adapt() -> autotune.TorchTask:
-    """Adapt the pretrained network to the digits 5 to 9 from 40 examples."""
+    """Adapt the pretrained network to the digits 5 to 9 from 100 examples."""
     return autotune.TorchTask(
         model=lambda architecture: ConvNet(**architecture, classes=5),
-        data=prepare(range(5, 10), train=40, validation=348),
+        data=prepare(range(5, 10), train=100, validation=348),
         loss=functional.cross_entropy,
         pretrained=pretrain,
         head=("classifier",),
