@@ -1,4 +1,4 @@
-"""Brings metrics of any range to one scale: about 0 the study's best, about 1 where trials start."""
+"""Brings metrics of any range to one scale: 0 the study's best, about 1 where trials start."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ class Scale:
         return np.log(np.maximum(values - self.origin + self.offset, 1e-300))
 
 
-def fitted(objective: Objective, firsts: Sequence[float], lasts: Sequence[float]) -> Scale:
+def fitted(objective: Objective, firsts: Sequence[float], bests: Sequence[float]) -> Scale:
     """The scale of a study.
 
     Args:
-        firsts, lasts: each trial's first and best finite oriented values.
+        firsts, bests: each trial's first and best finite oriented values.
     """
-    best = min(lasts)
-    pooled = np.array([*firsts, *lasts])
+    best = min(bests)
+    pooled = np.array([*firsts, *bests])
     origin = ideal(objective, float(pooled.min()))
     typical = float(np.median(pooled))
     if origin is not None:

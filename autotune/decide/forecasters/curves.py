@@ -28,7 +28,7 @@ NOISES = np.geomspace(0.003, 0.3, 6)
 COMPONENTS = 64
 """A curve's posterior is kept as so many equally weighted components."""
 
-EFFECTIVE = 5.0
+EFFECTIVE = 4.0
 """Observations that a prefix counts for at most."""
 
 TAIL = 6.0
@@ -77,19 +77,22 @@ class Fit:
     Args:
         components: a sample of it.
         probability: of every (shape, noise), shape (shapes, noises).
+        start, start_variance: mean and variance of the curve's start.
         end, end_variance: mean and variance of the curve's end.
     """
 
     components: Components
     probability: FloatArray
+    start: float
+    start_variance: float
     end: float
     end_variance: float
 
 
 def weights(cells: NDArray[np.intp]) -> FloatArray:
-    """How much each observation counts: by the square of its place in the prefix, together at
+    """How much each observation counts: by the cube of its place in the prefix, together at
     most `EFFECTIVE`. Shape as `cells`, which ascend."""
-    weight = np.maximum((cells + 1) / (cells[-1] + 1), _LEAST_WEIGHT) ** 2
+    weight = np.maximum((cells + 1) / (cells[-1] + 1), _LEAST_WEIGHT) ** 3
     return np.asarray(weight * min(1.0, EFFECTIVE / weight.sum()))
 
 
@@ -130,21 +133,31 @@ def fit(
     probability /= probability.sum()
     chosen = _spread(probability)
     shape, noise = np.divmod(chosen, len(NOISES))
-    flat, end_mean = probability.ravel(), prior.end + end.ravel()
-    end_variance = (start_precision / determinant).ravel()
-    mean = float(flat @ end_mean)
-    variance = float(flat @ (end_variance + (end_mean - mean) ** 2))
+    start_mean, start_variance = prior.start + start.ravel(), (end_precision / determinant).ravel()
+    end_mean, end_variance = prior.end + end.ravel(), (start_precision / determinant).ravel()
     components = Components(
         shape,
         NOISES[noise],
-        prior.start + start.ravel()[chosen],
+        start_mean[chosen],
         end_mean[chosen],
-        (end_precision / determinant).ravel()[chosen],
+        start_variance[chosen],
         (-cross / determinant).ravel()[chosen],
         end_variance[chosen],
         np.zeros(COMPONENTS),
     )
-    return Fit(components, probability, mean, max(variance, 1e-6))
+    flat = probability.ravel()
+    return Fit(
+        components,
+        probability,
+        *_moments(flat, start_mean, start_variance),
+        *_moments(flat, end_mean, end_variance),
+    )
+
+
+def _moments(weight: FloatArray, mean: FloatArray, variance: FloatArray) -> tuple[float, float]:
+    """Mean and variance of a mixture."""
+    centre = float(weight @ mean)
+    return centre, max(float(weight @ (variance + (mean - centre) ** 2)), 1e-6)
 
 
 def unobserved(prior: Prior, log_prior: FloatArray) -> Components:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import logsumexp, ndtr
+from scipy.special import ndtr
 
 from autotune.decide.scale import Scale
 from autotune.plugins.search import FloatArray, Forecast
@@ -68,7 +68,8 @@ class MixtureForecast(Forecast):
         z = self._scale.normalise(value)[:, None]
         away = (z - self._mean) / self._deviation
         terms = -0.5 * away**2 - np.log(self._deviation) - _LOG_ROOT
-        density = logsumexp(terms, b=self._weight, axis=1)
+        highest = terms.max(axis=1, keepdims=True)
+        density = np.log((self._weight * np.exp(terms - highest)).sum(axis=1)) + highest[:, 0]
         return np.asarray(density + self._scale.log_slope(value))
 
     def _below(self, z: FloatArray) -> FloatArray:

@@ -59,13 +59,11 @@ scale."""
 
 IMPROVEMENT = 0.15
 
-_SHAPE_STRENGTH = 10.0
+_SHAPE_STRENGTH = 3.0
 """The bank's prior over shapes counts for so many curves."""
 
-_FULL_CURVE = 5
-"""A curve of fewer observations says less about what shapes the study's curves take."""
-
-_START_FLOOR = 0.01
+_START_FLOOR = 0.003
+_END_FLOOR = 0.5
 
 _FAILED_END, _FAILED_VARIANCE = 1.3, 0.1
 
@@ -203,24 +201,23 @@ class Parametric(Forecaster):
             values = state.scale.normalise(values)
             state.fits[number] = fit(state.bank, cells, values, state.prior, common)
             state.shapes += _share(state, number) * state.fits[number].probability
-        numbers, points, ends, variances = _ends(state, trials)
-        if len(numbers) >= 4 and points.shape[1]:
-            state.kernel = surfaces.learned(
-                state.kernel, state.embedding.dimension, points, ends, variances
-            )
+        numbers, ends = _ends(state, trials)
+        if len(numbers) >= 4:
+            state.kernel = surfaces.learned(state.kernel, state.embedding.dimension, ends)
         return True
 
     def forecast(
         self, context: SearchContext, state: State, trials: Trials, queries: Sequence[Query]
     ) -> Forecast:
         """Predictive distributions for the queries."""
-        numbers, points, ends, variances = _ends(state, trials)
+        if not queries:
+            none = np.zeros((0, 1))
+            return MixtureForecast(state.scale, none, none, none)
+        numbers, ends = _ends(state, trials)
         end = np.full(len(queries), state.kernel.mean)
         spread = np.full(len(queries), state.kernel.amplitude + state.kernel.noise)
         if len(numbers):
-            surface = surfaces.given(
-                state.kernel, state.embedding.dimension, points, ends, variances
-            )
+            surface = surfaces.given(state.kernel, state.embedding.dimension, ends)
             self._ask(surface, numbers, state, trials, queries, end, spread)
         fresh = unobserved(state.prior, state.log_prior)
         fits = [
@@ -282,34 +279,52 @@ def _encoded(query: Query, trials: Trials) -> tuple[FloatArray, np.ndarray]:
     return trials.space.encode(query.configuration)
 
 
+def _coverage(state: State, number: int) -> float:
+    """How much of its curve was observed, on a logarithmic axis of time; 1 is all."""
+    last = max(state.curves[number].cells) + 1
+    return math.log1p(last) / math.log1p(state.bank.values.shape[1])
+
+
 def _share(state: State, number: int) -> float:
-    return min(1.0, len(state.curves[number].cells) / _FULL_CURVE)
+    """What a curve counts for in what the study's curves have in common: short ones less."""
+    return _coverage(state, number) ** 2
 
 
 def _prior(state: State) -> Prior:
-    """Where the study's curves start and end, with a floor on what may differ."""
-    firsts = state.scale.normalise(np.array([c.first for c in state.curves.values()]))
+    """Where the study's curves start and end, by those that are fitted, with floors on what may
+    differ. What is known of short curves' ends comes from this prior in the first place, so
+    they hardly count."""
     if len(state.fits) < 4:
         return Prior()
-    ends = np.array([f.end for f in state.fits.values()])
-    inner = np.array([f.end_variance for f in state.fits.values()])
+    numbers = list(state.fits)
+    firsts = state.scale.normalise(np.array([state.curves[n].first for n in numbers]))
+    weight = np.array([_share(state, n) for n in numbers])
+    starts = np.array([state.fits[n].start for n in numbers])
+    unsure = np.array([state.fits[n].start_variance for n in numbers])
+    ends = np.array([state.fits[n].end for n in numbers])
+    start, spread = _middle(starts, weight)
+    end, width = _middle(ends, weight**2)
+    _, first_spread = _middle(firsts, np.ones(len(numbers)))
     return Prior(
-        float(np.median(firsts)),
-        _variance(firsts) + _START_FLOOR,
-        float(np.median(ends)),
-        max(0.5, _variance(ends) + float(np.minimum(inner, 0.25).mean())),
+        max(start, float(np.median(firsts))),
+        max(spread + float(np.average(unsure, weights=weight)), first_spread) + _START_FLOOR,
+        end,
+        max(width, _END_FLOOR),
     )
 
 
-def _variance(values: FloatArray) -> float:
-    """Of the Gaussian with the same middle half: what diverges does not count."""
-    low, high = np.quantile(values, [0.25, 0.75])
-    return float(((high - low) / 1.349) ** 2)
+def _middle(values: FloatArray, weight: FloatArray) -> tuple[float, float]:
+    """Median, and variance of the Gaussian with the same middle half: what diverges does not
+    count."""
+    order = np.argsort(values)
+    below = np.cumsum(weight[order]) - 0.5 * weight[order]
+    low, middle, high = np.interp([0.25, 0.5, 0.75], below / weight.sum(), values[order])
+    return float(middle), float(((high - low) / 1.349) ** 2)
 
 
-def _ends(state: State, trials: Trials) -> tuple[list[int], FloatArray, FloatArray, FloatArray]:
-    """What each curve alone says about its end, free of the prior: numbers, points, values and
-    variances of at most `TRIALS` trials. A failed trial ends badly."""
+def _ends(state: State, trials: Trials) -> tuple[list[int], surfaces.Ends]:
+    """What each curve alone says about its end, free of the prior, for at most `TRIALS` trials,
+    by number. A failed trial ends badly."""
     known = list(state.fits) + [n for n in sorted(state.failed) if n not in state.fits]
     if len(known) > TRIALS:
         ranked = sorted(known, key=lambda n: state.fits[n].end if n in state.fits else math.inf)
@@ -317,19 +332,21 @@ def _ends(state: State, trials: Trials) -> tuple[list[int], FloatArray, FloatArr
         newest = [n for n in sorted(known, reverse=True) if n not in chosen]
         known = [*chosen, *newest[: TRIALS - len(chosen)]]
     known.sort()
-    values, variances = np.empty(len(known)), np.empty(len(known))
-    for row, number in enumerate(known):
-        if number in state.failed:
-            values[row], variances[row] = _FAILED_END, _FAILED_VARIANCE
-            continue
-        found = state.fits[number]
-        precision = max(1 / found.end_variance - 1 / state.prior.end_variance, 0.05)
-        pulled = found.end / found.end_variance - state.prior.end / state.prior.end_variance
-        variances[row] = 1 / precision
-        values[row] = np.clip(pulled / precision, -1.0, 3.0)
-    if not known:
-        return known, np.zeros((0, len(state.embedding.dimension))), values, variances
-    points = state.embedding(
-        np.stack([trials[n].encoded for n in known]), np.stack([trials[n].mask for n in known])
-    )
-    return known, points, values, variances
+    rows = np.array([_end(state, number) for number in known]).reshape(len(known), 3)
+    if known:
+        encoded = np.stack([trials[number].encoded for number in known])
+        points = state.embedding(encoded, np.stack([trials[number].mask for number in known]))
+    else:
+        points = np.zeros((0, len(state.embedding.dimension)))
+    return known, surfaces.Ends(points, *rows.T)
+
+
+def _end(state: State, number: int) -> tuple[float, float, float]:
+    """Value, variance and distance of extrapolation of a trial's end."""
+    if number in state.failed:
+        return _FAILED_END, _FAILED_VARIANCE, 0.0
+    found, prior = state.fits[number], state.prior
+    precision = max(1 / found.end_variance - 1 / prior.end_variance, 0.05)
+    pulled = found.end / found.end_variance - prior.end / prior.end_variance
+    value = min(max(pulled / precision, -1.0), 3.0)
+    return value, 1 / precision, 1.0 - _coverage(state, number)

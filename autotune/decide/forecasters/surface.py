@@ -3,6 +3,11 @@
 Each trial's curve gives an uncertain value of its end; the process smooths these over
 configurations (the idea of freeze-thaw Bayesian optimisation, Swersky et al. 2014, 1406.3896).
 Matérn 5/2 kernel with one length a dimension.
+
+Extrapolations of short curves err together: if the families are wrong about how curves go on,
+they are wrong for all of them, and a hundred short curves say no more about the level of the
+ends than one. So an extrapolated end is the end plus a common bias times how far was
+extrapolated. Short curves then rank configurations; long ones say where the level is.
 """
 
 from __future__ import annotations
@@ -61,13 +66,15 @@ class Kernel:
         lengths: one a slot of the space.
         amplitude: variance of the smooth part.
         noise: variance of what configurations do not explain.
+        bias: variance of the common bias of ends that are extrapolated from nothing.
         mean: of the process.
     """
 
     lengths: FloatArray
     amplitude: float = 0.15
     noise: float = 0.02
-    mean: float = 0.6
+    bias: float = 0.1
+    mean: float = 0.5
 
     def between(self, a: FloatArray, b: FloatArray, dimension: list[int]) -> FloatArray:
         """Covariances, shape (points of a, points of b)."""
@@ -93,81 +100,88 @@ def _matern(squared: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 @dataclass(frozen=True)
-class Surface:
-    """The process given the ends of some trials.
+class Ends:
+    """What is known about the ends of some trials' curves, arrays of shape (trials,) but for
+    `points`, (trials, features).
 
     Args:
-        points: (trials, features); `values` and `variances`: of their ends, (trials,).
+        values, variances: of the ends, each as its own curve tells it.
+        distances: how far they are extrapolated, from 0 (not at all) to 1 (from nothing).
     """
+
+    points: FloatArray
+    values: FloatArray
+    variances: FloatArray
+    distances: FloatArray
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The process given the ends of some trials."""
 
     kernel: Kernel
     dimension: list[int]
-    points: FloatArray
-    alpha: FloatArray
+    ends: Ends
+    smooth: FloatArray
     factor: FloatArray
-    values: FloatArray
-    variances: FloatArray
+    alpha: FloatArray
 
     def elsewhere(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and variance of the end at other configurations, each (points,)."""
-        cross = self.kernel.between(points, self.points, self.dimension)
+        cross = self.kernel.between(points, self.ends.points, self.dimension)
         solved = cho_solve((self.factor, True), cross.T, check_finite=False)
         mean = self.kernel.mean + cross @ self.alpha
         variance = self.kernel.amplitude - (cross * solved.T).sum(1)
         return mean, np.maximum(variance, 1e-6) + self.kernel.noise
 
     def without_each(self) -> tuple[FloatArray, FloatArray]:
-        """Mean and variance of every trial's end as the others tell it, each (trials,);
-        Rasmussen and Williams 2006, equations 5.10 to 5.12."""
-        inverse = cho_solve((self.factor, True), np.eye(len(self.points)), check_finite=False)
+        """Mean and variance of every trial's end as the others tell it, each (trials,): from
+        the inverse of a matrix without one row and column, as in Rasmussen and Williams 2006,
+        section 5.4.2."""
+        inverse = cho_solve((self.factor, True), np.eye(len(self.alpha)), check_finite=False)
         diagonal = np.diag(inverse)
-        mean = self.values - self.alpha / diagonal
-        return mean, np.maximum(1.0 / diagonal - self.variances, self.kernel.noise)
+        overlap = (self.smooth * inverse).sum(1)
+        mean = self.kernel.mean + self.smooth @ self.alpha - overlap * self.alpha / diagonal
+        explained = ((self.smooth @ inverse) * self.smooth).sum(1) - overlap**2 / diagonal
+        return mean, np.maximum(np.diag(self.smooth) - explained, 1e-6) + self.kernel.noise
 
 
-def given(
-    kernel: Kernel,
-    dimension: list[int],
-    points: FloatArray,
-    values: FloatArray,
-    variances: FloatArray,
-) -> Surface:
-    """The process given ends with these means and variances."""
-    covariance = kernel.between(points, points, dimension)
-    covariance[np.diag_indices(len(points))] += variances + kernel.noise
+def given(kernel: Kernel, dimension: list[int], ends: Ends) -> Surface:
+    """The process given what is known about some ends."""
+    smooth = kernel.between(ends.points, ends.points, dimension)
+    covariance = smooth + kernel.bias * np.outer(ends.distances, ends.distances)
+    covariance[np.diag_indices(len(smooth))] += ends.variances + kernel.noise
     factor = cholesky(covariance, lower=True, check_finite=False)
-    alpha = cho_solve((factor, True), values - kernel.mean, check_finite=False)
-    return Surface(kernel, dimension, points, alpha, factor, values, variances)
+    alpha = cho_solve((factor, True), ends.values - kernel.mean, check_finite=False)
+    return Surface(kernel, dimension, ends, smooth, factor, alpha)
 
 
-def learned(
-    kernel: Kernel,
-    dimension: list[int],
-    points: FloatArray,
-    values: FloatArray,
-    variances: FloatArray,
-) -> Kernel:
+def learned(kernel: Kernel, dimension: list[int], ends: Ends) -> Kernel:
     """Hyperparameters of greatest posterior probability, by `_STEPS` of L-BFGS from `kernel`.
 
     Priors: log-normal, lengths about those of `initial` (factor e), amplitude about the
-    variance of the values (factor 2), noise about a tenth of that (factor e).
+    variance of the values (factor 2), noise about a tenth of that (factor e), bias about a
+    tenth of the scale (factor e). The mean is that of the ends, those extrapolated far less.
     """
     slots = len(kernel.lengths)
-    mean = float(np.average(values, weights=1.0 / (variances + 0.05)))
-    spread = max(float(np.average((values - mean) ** 2, weights=1.0 / (variances + 0.05))), 1e-3)
-    centre = np.log(np.concatenate([initial(slots).lengths, [spread, 0.1 * spread]]))
-    width = np.concatenate([np.full(slots, 1.0), [0.7, 1.0]])
+    trust = 1.0 / (ends.variances + 0.05 + ends.distances**2)
+    mean = float(np.average(ends.values, weights=trust))
+    spread = float(np.average((ends.values - mean) ** 2, weights=trust))
+    spread = min(max(spread, 1e-3), 0.5)
+    centre = np.log(np.concatenate([initial(slots).lengths, [spread, 0.1 * spread, 0.1]]))
+    width = np.concatenate([np.full(slots, 1.0), [0.7, 1.0, 1.0]])
     select = np.zeros((len(dimension), slots))
     select[np.arange(len(dimension)), dimension] = 1.0
-    residual = values - mean
-    identity = np.eye(len(points))
+    residual = ends.values - mean
+    identity = np.eye(len(residual))
 
     def objective(theta: FloatArray) -> tuple[float, FloatArray]:
-        lengths, amplitude, noise = np.exp(theta[:-2]), math.exp(theta[-2]), math.exp(theta[-1])
-        scaled = points / lengths[dimension]
+        lengths = np.exp(theta[:slots])
+        amplitude, noise, bias = np.exp(theta[slots:])
+        scaled = ends.points / lengths[dimension]
         correlation, slope = _matern(_squared(scaled, scaled))
-        covariance = amplitude * correlation
-        covariance[np.diag_indices(len(points))] += variances + noise
+        covariance = amplitude * correlation + bias * np.outer(ends.distances, ends.distances)
+        covariance[np.diag_indices(len(residual))] += ends.variances + noise
         factor = cholesky(covariance, lower=True, check_finite=False)
         alpha = cho_solve((factor, True), residual, check_finite=False)
         inverse = cho_solve((factor, True), identity, check_finite=False)
@@ -186,15 +200,17 @@ def learned(
                 [
                     0.5 * amplitude * (sensitivity * correlation).sum(),
                     0.5 * noise * np.trace(sensitivity),
+                    0.5 * bias * ends.distances @ sensitivity @ ends.distances,
                 ],
             ]
         )
         return float(value), gradient + away / width
 
-    start = np.log(np.concatenate([kernel.lengths, [kernel.amplitude, kernel.noise]]))
+    start = np.log(np.concatenate([kernel.lengths, [kernel.amplitude, kernel.noise, kernel.bias]]))
     bounds = [(c - 4 * w, c + 4 * w) for c, w in zip(centre, width, strict=True)]
     start = np.clip(start, [low for low, _ in bounds], [high for _, high in bounds])
     found = minimize(
         objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _STEPS}
     ).x
-    return Kernel(np.exp(found[:-2]), math.exp(found[-2]), math.exp(found[-1]), mean)
+    amplitude, noise, bias = np.exp(found[slots:])
+    return Kernel(np.exp(found[:slots]), float(amplitude), float(noise), float(bias), mean)

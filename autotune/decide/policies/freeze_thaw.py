@@ -84,6 +84,7 @@ class FreezeThaw(Policy):
                 "random": Integer(0, 256, default=24),
                 "start": Integer(1, 100, default=3),
                 "growth": Float(0.0, 1.0, default=0.0),
+                "eagerness": Float(0.0, 1.0, default=0.8),
             }
         )
 
@@ -133,13 +134,9 @@ class FreezeThaw(Policy):
         ahead = int(generator.integers(1, context.horizon + 1))
         queries = [Query(min(t.frozen + ahead, t.horizon), trial=t.number) for t in frozen]
         queries += [Query(ahead, configuration=configuration) for configuration in new]
-        margin = 10.0 ** generator.uniform(-4.0, -1.0)
-        scale = scales.fitted(
-            trials.objective, list(state.firsts.values()), list(state.bests.values())
-        )
-        best = scale.normalise(np.array(min(state.bests.values())))
-        threshold = float(scale.restore(best - margin))
+        threshold = _threshold(state, trials, 10.0 ** generator.uniform(-4.0, -1.0))
         likely = forecast(queries).probability_below(threshold)
+        likely[len(frozen) :] *= float(self.configuration["eagerness"])
         chosen = int(np.argmax(likely))
         if chosen >= len(frozen):
             return self._start(context, trials, new[chosen - len(frozen)])
@@ -180,6 +177,17 @@ class FreezeThaw(Policy):
         found += unseen(context.space, generator, half, taken, prior=True)
         taken |= {identity(configuration) for configuration in found}
         return found + unseen(context.space, generator, half, taken)
+
+
+def _threshold(state: _State, trials: Trials, margin: float) -> float:
+    """The value to beat: `margin` of the way from the best to the ideal value, or, where that
+    is unknown or nearer, of the way from where trials start to the best."""
+    scale = scales.fitted(trials.objective, list(state.firsts.values()), list(state.bests.values()))
+    best = min(state.bests.values())
+    if scale.origin is not None:
+        return float(scale.restore(scale.normalise(np.array(best)) - margin))
+    ideal = scales.ideal(trials.objective, best)
+    return best - margin * max(scale.width, 0.0 if ideal is None else best - ideal)
 
 
 def _candidates(state: _State, trials: Trials) -> list[Trial]:

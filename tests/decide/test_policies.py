@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from simulator import Simulator, decisions
+from spaces import POLICIES, TRAINING, context, curve, search
+
+from autotune.decide.policies.successive_halving import SuccessiveHalving
+from autotune.plugins.search import (
+    Budget,
+    Decided,
+    Failed,
+    Frozen,
+    Key,
+    Observed,
+    Start,
+    Thaw,
+)
+from autotune.plugins.trials import Trials
+
+
+class Ladder:
+    """Successive halving alone, its trials frozen at will."""
+
+    def __init__(self, horizon: int = 9, **hyperparameters: Any) -> None:
+        self.policy = SuccessiveHalving(hyperparameters)
+        self.context = context(Budget(units=1000), horizon=horizon)
+        self.trials = Trials(TRAINING, self.context.objectives)
+        self.state = self.policy.initial(self.context)
+        self.generator = np.random.default_rng(0)
+
+    def tell(self, event: Any) -> None:
+        self.trials.observe(event)
+        self.state = self.policy.observe(self.context, self.state, event, self.trials)
+
+    def train(self, number: int, to: int, value: float) -> None:
+        for step in range(self.trials[number].frozen + 1, to + 1):
+            self.tell(Observed(number, step, {"validation_loss": value}, 1.0))
+        self.tell(Frozen(number, to, "checkpoint"))
+
+    def start(self, to: int, value: float, bound: float | None = None) -> None:
+        number = len(self.trials)
+        configuration = TRAINING.sample(self.generator)
+        horizon = self.context.horizon
+        self.tell(Decided(number, Start(number, configuration, horizon, to, bound)))
+        self.train(number, to, value)
+
+    def decide(self) -> Any:
+        def propose(count: int) -> Any:
+            return [TRAINING.sample(np.random.default_rng(9)) for _ in range(count)]
+
+        def forecast(queries: Any) -> Any:
+            raise AssertionError("successive halving forecasts nothing")
+
+        key = Key(0, self.trials.decisions)
+        return self.policy.decide(self.context, self.state, propose, forecast, self.trials, key)
+
+
+def test_rungs() -> None:
+    assert SuccessiveHalving().rungs(9) == [1, 3, 9]
+    assert SuccessiveHalving().rungs(20) == [3, 7, 20]
+    assert SuccessiveHalving({"reduction": 4}).rungs(100) == [2, 7, 25, 100]
+    assert SuccessiveHalving().rungs(1) == [1]
+    assert SuccessiveHalving().rungs(2) == [2]
+
+
+def test_the_best_third_is_promoted_from_the_highest_rung_down() -> None:
+    ladder = Ladder()
+    for value in (3.0, 1.0):
+        ladder.start(1, value)
+    assert isinstance(ladder.decide(), Start)
+    ladder.start(1, 2.0)
+    assert ladder.decide() == Thaw(1, 3)
+    ladder.tell(Decided(99, Thaw(1, 3)))
+    assert isinstance(ladder.decide(), Start), "one in three at a time"
+    ladder.train(1, 3, 1.0)
+    for value in (4.0, 0.5, 0.6):
+        ladder.start(1, value)
+    for number in (4, 5):
+        assert ladder.decide() == Thaw(number, 3)
+        ladder.tell(Decided(99, Thaw(number, 3)))
+        ladder.train(number, 3, {4: 0.9, 5: 0.1}[number])
+    assert ladder.decide() == Thaw(5, 9), "the best of three at the second rung"
+
+
+def test_a_failed_trial_counts_as_the_worst() -> None:
+    ladder = Ladder()
+    ladder.start(1, 1.0)
+    for number in (1, 2):
+        ladder.tell(Decided(number, Start(number, TRAINING.sample(ladder.generator), 9, 1)))
+        ladder.tell(Failed(number, 0, "not_finite", "diverged"))
+    assert ladder.decide() == Thaw(0, 3)
+
+
+def test_bound_trials_are_compared_at_rungs_only_with_each_other() -> None:
+    ladder = Ladder()
+    for value in (1.0, 2.0, 3.0):
+        ladder.start(1, value, bound=0.0)
+    for value in (0.1, 0.2):
+        ladder.start(1, value)
+    assert ladder.decide() == Thaw(0, 3), "best of three bound ones, though others are better"
+    # Bound from nine tenths of the horizon on is not bound at the first rung.
+    late = Ladder()
+    for value in (1.0, 2.0):
+        late.start(1, value, bound=0.9)
+    late.start(1, 3.0)
+    assert late.decide() == Thaw(0, 3)
+
+
+def test_values_that_are_not_finite_are_not_promoted() -> None:
+    ladder = Ladder()
+    for _ in range(4):
+        ladder.start(1, math.inf)
+    assert isinstance(ladder.decide(), Start)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_freeze_thaw_needs_half_the_units_of_random_search(workers: int) -> None:
+    ratios = []
+    for seed in range(3):
+        best: dict[str, np.ndarray] = {}
+        for policy in ("random_search", "freeze_thaw"):
+            found = context(Budget(units=300), horizon=20, seed=seed, workers=workers)
+            simulator = Simulator(search(found, policy), curve)
+            simulator.run()
+            values = [e.metrics["validation_loss"] for e in simulator.events if is_observed(e)]
+            best[policy] = np.minimum.accumulate(values)
+        reached = np.flatnonzero(best["freeze_thaw"] <= best["random_search"][-1])
+        ratios.append((reached[0] + 1) / 300 if len(reached) else 2.0)
+    assert np.mean(ratios) <= 0.5, ratios
+
+
+def is_observed(event: Any) -> bool:
+    return isinstance(event, Observed)
+
+
+def test_freeze_thaw_trains_a_step_at_a_time() -> None:
+    simulator = Simulator(search(context(Budget(units=80), workers=1), "freeze_thaw"), curve)
+    simulator.run()
+    taken = decisions(simulator.events)
+    assert all(d.to == 1 for d in taken if isinstance(d, Start))
+    assert sum(isinstance(d, Thaw) for d in taken) > 20
+
+
+@pytest.mark.parametrize("proposer", ["random", "tpe"])
+def test_a_decision_takes_less_than_50_ms_at_200_trials(proposer: str) -> None:
+    found = context(Budget(units=10_000), horizon=50)
+    whole = search(found, "freeze_thaw", proposer)
+    generator = np.random.default_rng(0)
+    number = 0
+    while len(whole.trials) < 200:
+        configuration = TRAINING.sample(generator)
+        length = int(generator.integers(20, 51))
+        trial = len(whole.trials)
+        whole.observe(Decided(number, Start(trial, configuration, 50, length)))
+        for step in range(1, length + 1):
+            whole.observe(Observed(trial, step, {"validation_loss": 1 / step + trial}, 1.0))
+        whole.observe(Frozen(trial, length, "checkpoint"))
+        number += 1
+    seconds = []
+    for extra in range(15):
+        began = time.process_time()
+        whole.decide(Key(0, number + extra))
+        seconds.append(time.process_time() - began)
+    assert np.median(seconds) < 0.05
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_takes_its_hyperparameters(policy: str) -> None:
+    plugin = POLICIES[policy]
+    assert set(plugin().configuration) == set(plugin.space().parameters)
