@@ -10,7 +10,7 @@ unobserved configurations. Log-likelihoods and errors are on the forecaster's no
 (0 the best observed, 1 about where trials start).
 
     python benchmarks/parametric_forecaster.py --curves FOLDER            # about four minutes
-    python benchmarks/parametric_forecaster.py --curves FOLDER --quick    # a smoke run
+    python benchmarks/parametric_forecaster.py --curves FOLDER --smoke    # a smoke run
 """
 
 from __future__ import annotations
@@ -177,10 +177,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--curves", type=Path, default=CURVES, help="folder of the tables")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="two tables, one seed")
+    parser.add_argument("--smoke", action="store_true", help="two tables, one seed")
     arguments = parser.parse_args()
     paths = sorted(arguments.curves.glob("*.npz"))
-    if arguments.quick:
+    if arguments.smoke:
         paths = [path for path in paths if path.stem in QUICK]
     if not paths:
         parser.error(f"no tables in {arguments.curves}")
@@ -192,7 +192,7 @@ def main() -> None:
         table = load(path)
         if table is None:
             continue
-        seeds = range(1 if arguments.quick else arguments.seeds)
+        seeds = range(1 if arguments.smoke else arguments.seeds)
         measured = [measure(table, seed) for seed in seeds]
         continued = joined([part for part, _ in measured])
         fresh = joined([part for _, part in measured])
