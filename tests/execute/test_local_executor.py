@@ -392,6 +392,7 @@ except KeyboardInterrupt:
     executor.close()
 """,
     )
+    time.sleep(1.0)  # until the driver, which has just spoken, is in its loop
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
     assert driver.stdout is not None
     assert driver.stdout.readline().strip() == f"{workers} []", "no worker was lost"
