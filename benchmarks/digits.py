@@ -7,7 +7,7 @@ accuracy of each winner, the epochs that freeze-thaw needs to match random searc
 the time of a decision at 200 trials, the engine's overhead a segment, and the peak memory of a
 driver with two workers.
 
-    python benchmarks/digits.py            # five seeds; about 20 minutes on two cores
+    python benchmarks/digits.py            # five seeds; about 15 minutes on two cores
     python benchmarks/digits.py --smoke    # the same code on a tiny budget
 """
 
@@ -20,7 +20,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -310,25 +314,34 @@ def peak_memory(epochs: int, horizon: int) -> float:
     return peak
 
 
+METHODS = {
+    "autotune freeze-thaw": partial(with_autotune, "freeze_thaw"),
+    "autotune random": partial(with_autotune, "random_search"),
+    "Optuna TPE + Hyperband": with_optuna,
+}
+
+
+def search(job: tuple[int, str], epochs: int, horizon: int) -> Outcome:
+    seed, name = job
+    return METHODS[name](seed, epochs, horizon)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="a tiny budget, to see that it runs")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=600)
     parser.add_argument("--horizon", type=int, default=20)
+    parser.add_argument("--parallel", type=int, default=2, help="searches that run at once")
     parser.add_argument("--json", type=Path, help="append one line a search to this file")
     options = parser.parse_args()
     if options.smoke:
         options.seeds, options.epochs, options.horizon = 1, 20, 5
-    methods = {
-        "autotune freeze-thaw": lambda *a: with_autotune("freeze_thaw", *a),
-        "autotune random": lambda *a: with_autotune("random_search", *a),
-        "Optuna TPE + Hyperband": with_optuna,
-    }
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in methods}
-    for seed in range(options.seeds):
-        for name, method in methods.items():
-            outcome = method(seed, options.epochs, options.horizon)
+    jobs = [(seed, name) for seed in range(options.seeds) for name in METHODS]
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in METHODS}
+    with ProcessPoolExecutor(options.parallel, get_context("spawn")) as pool:
+        found = pool.map(search, jobs, repeat(options.epochs), repeat(options.horizon))
+        for (seed, name), outcome in zip(jobs, found, strict=True):
             outcomes[name].append(outcome)
             print(
                 f"seed {seed}  {name:24s} loss {outcome.best_after(options.epochs):.4f}  "
