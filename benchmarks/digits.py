@@ -2,10 +2,10 @@
 
 All three tune the same network on scikit-learn's ten digits, over the same space, from the
 same first configuration, with the same budget in epochs, one epoch after another on one worker
-and one thread. Printed: the best validation log-loss against epochs spent, its value for each seed, the test
-accuracy of each winner, the epochs that freeze-thaw needs to match random search's final best,
-the time of a decision at 200 trials, the engine's overhead a segment, and the peak memory of a
-driver with two workers.
+and one thread. Printed: the best validation log-loss against epochs spent, its value for each
+seed, the test accuracy of each winner, the epochs that freeze-thaw needs to match random search's
+final best, the time of a decision at 200 trials, the engine's overhead a segment, and the peak
+memory of a driver with two workers.
 
     python benchmarks/digits.py            # five seeds; about 15 minutes on two cores
     python benchmarks/digits.py --smoke    # the same code on a tiny budget
