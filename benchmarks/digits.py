@@ -82,7 +82,7 @@ def training_space(task: TorchTask) -> Space:
     return space.resolve(Catalogue(task.model_info(resolved.default()))).split()[0]
 
 
-def with_autotune(policy: str, seed: int, epochs: int, horizon: int) -> Outcome:
+def with_autotune(parts: dict[str, str], seed: int, epochs: int, horizon: int) -> Outcome:
     space = training_space(load_task(TASK))
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -92,7 +92,7 @@ def with_autotune(policy: str, seed: int, epochs: int, horizon: int) -> Outcome:
             objectives=[METRIC],
             budget={"epochs": epochs},
             horizon=horizon,
-            search={"policy": policy},
+            search=parts,
             executor={"name": "local", "threads": 1},
             workers=1,
             seed=seed,
@@ -315,8 +315,8 @@ def peak_memory(epochs: int, horizon: int) -> float:
 
 
 METHODS = {
-    "autotune freeze-thaw": partial(with_autotune, "freeze_thaw"),
-    "autotune random": partial(with_autotune, "random_search"),
+    "autotune freeze-thaw": partial(with_autotune, {"policy": "freeze_thaw"}),
+    "autotune random": partial(with_autotune, {"policy": "random_search", "proposer": "random"}),
     "Optuna TPE + Hyperband": with_optuna,
 }
 
@@ -326,6 +326,18 @@ def search(job: tuple[int, str], epochs: int, horizon: int) -> Outcome:
     return METHODS[name](seed, epochs, horizon)
 
 
+def recorded(options: argparse.Namespace) -> dict[tuple[int, str], Outcome]:
+    """The searches of the same case that the JSON file holds already."""
+    known: dict[tuple[int, str], Outcome] = {}
+    if options.json and options.json.exists():
+        for line in map(json.loads, options.json.read_text().splitlines()):
+            method, seed = line.pop("method"), line.pop("seed")
+            case = line.pop("epochs"), line.pop("horizon")
+            if case == (options.epochs, options.horizon):
+                known[seed, method] = Outcome(**line)
+    return known
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="a tiny budget, to see that it runs")
@@ -333,25 +345,31 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=600)
     parser.add_argument("--horizon", type=int, default=20)
     parser.add_argument("--parallel", type=int, default=2, help="searches that run at once")
-    parser.add_argument("--json", type=Path, help="append one line a search to this file")
+    parser.add_argument(
+        "--json", type=Path, help="append a line a search; those in it are not run again"
+    )
     options = parser.parse_args()
     if options.smoke:
         options.seeds, options.epochs, options.horizon = 1, 20, 5
+    known = recorded(options)
     jobs = [(seed, name) for seed in range(options.seeds) for name in METHODS]
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in METHODS}
+    missing = [job for job in jobs if job not in known]
     with ProcessPoolExecutor(options.parallel, get_context("spawn")) as pool:
-        found = pool.map(search, jobs, repeat(options.epochs), repeat(options.horizon))
-        for (seed, name), outcome in zip(jobs, found, strict=True):
-            outcomes[name].append(outcome)
-            print(
-                f"seed {seed}  {name:24s} loss {outcome.best_after(options.epochs):.4f}  "
-                f"test accuracy {outcome.test_accuracy:.4f}  {outcome.seconds:.0f} s",
-                flush=True,
-            )
+        found = pool.map(search, missing, repeat(options.epochs), repeat(options.horizon))
+        for (seed, name), outcome in zip(missing, found, strict=True):
+            known[seed, name] = outcome
             if options.json:
-                line = {"method": name, "seed": seed, **outcome.__dict__}
+                case = {"epochs": options.epochs, "horizon": options.horizon}
+                line = {"method": name, "seed": seed, **case, **outcome.__dict__}
                 with options.json.open("a") as file:
                     file.write(json.dumps(line) + "\n")
+    for seed, name in jobs:
+        outcome = known[seed, name]
+        print(
+            f"seed {seed}  {name:24s} loss {outcome.best_after(options.epochs):.4f}  "
+            f"test accuracy {outcome.test_accuracy:.4f}  {outcome.seconds:.0f} s",
+        )
+    outcomes = {name: [known[seed, name] for seed in range(options.seeds)] for name in METHODS}
 
     budgets = [round(options.epochs * share) for share in (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1)]
     print(f"\nbest {METRIC} after so many epochs, mean of {options.seeds} seeds")
