@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from autotune import record
-from autotune.begin import FOLDER, Plan, as_named, begin, known_objective, reopen
+from autotune.begin import (
+    FOLDER,
+    Plan,
+    as_named,
+    begin,
+    check_count,
+    known_objective,
+    reopen,
+)
 from autotune.header import Header, StudyError, unstarted
 from autotune.plugins import PluginError
 from autotune.plugins.discovery import get
@@ -116,6 +124,8 @@ def resume(
     Raises:
         As `tune`.
     """
+    if workers is not None:
+        check_count("workers", workers)
     log, header, opened = reopen(find(study, folder), as_address(task), accept_changes)
     means = Means(executor or header.executor, workers or header.workers, device or header.device)
     return run(log, header, opened, means, progress=progress, listeners=listeners)

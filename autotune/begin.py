@@ -224,11 +224,16 @@ def _check(plan: Plan) -> None:
         raise StudyError(f"budget: {plan.budget.seconds!r} seconds; expected more than 0")
     if plan.budget.units is plan.budget.trials is plan.budget.seconds is None:
         raise StudyError("budget: expected at least one of epochs (or steps), trials and minutes")
-    for name, value in (("horizon", plan.horizon), ("workers", plan.workers)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise StudyError(f"{name}: is {value!r}; expected a whole number above 0")
+    check_count("horizon", plan.horizon)
+    check_count("workers", plan.workers)
     if not isinstance(plan.seed, int) or plan.seed < 0:
         raise StudyError(f"seed: is {plan.seed!r}; expected a whole number from 0 on")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises `StudyError` unless the value is a whole number above 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise StudyError(f"{name}: is {value!r}; expected a whole number above 0")
 
 
 def as_named(chosen: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -182,6 +182,9 @@ def main() -> None:
     paths = sorted(arguments.curves.glob("*.npz"))
     if arguments.smoke:
         paths = [path for path in paths if path.stem in QUICK]
+    if not paths and arguments.smoke:
+        print(f"nothing to measure: there are no recorded tables in {arguments.curves}")
+        return
     if not paths:
         parser.error(f"no tables in {arguments.curves}")
     heading = ("<5%", ">95%", "LL", "median", "last LL", "RMSE", "last", "<5%", ">95%", "LL")

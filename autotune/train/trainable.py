@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -182,6 +183,11 @@ class TrainableRun(Run):
         }
 
 
+def _marked(thing: Any) -> bool:
+    # In the function's own dictionary: objects that have every attribute are not marked.
+    return inspect.isfunction(thing) and thing.__dict__.get("__autotune_task__") is True
+
+
 def as_task(thing: Any) -> Task:
     """The task that `thing` stands for: a `Task`, a `Trainable` class, or a function marked
     with `task` that returns either.
@@ -193,9 +199,9 @@ def as_task(thing: Any) -> Task:
         return thing
     if isinstance(thing, type) and issubclass(thing, Trainable):
         return TrainableTask(thing)
-    if getattr(thing, "__autotune_task__", False) and callable(thing):
+    if _marked(thing):
         made = thing()
-        if getattr(made, "__autotune_task__", False):
+        if _marked(made):
             raise TaskError(f"{thing!r} returned another function; expected a task")
         return as_task(made)
     hint = ""

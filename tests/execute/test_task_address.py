@@ -66,6 +66,7 @@ def test_modules_and_files_are_imported(file: Path) -> None:
         ("os:abort", "is no task: expected a TorchTask"),
         ("os:getcwd", "is no task"),
         ("os:path", "is no task"),
+        ("unittest.mock:call", "is no task"),
         ("builtins:exit", "is no task"),
         ("pathlib:Path", "is no task"),
         ("no_such_module_here:task", "there is no module 'no_such_module_here'"),

@@ -56,14 +56,16 @@ class FreezeThaw(Policy):
 
     Each decision draws a horizon h and a threshold T below the best value, and goes on with the
     candidate that is most likely to be below T after h more units: a frozen trial, or a new
-    configuration. It is trained for a step only, 1 unit at first and longer as the trial grows,
-    so that decisions stay few.
+    configuration. It is trained for one unit only, or, with a `growth`, for that share of what it
+    has trained, so that decisions stay few.
 
-    h ~ U{1..longest horizon} and T = best - 10^tau, tau ~ U(-4, -1), on the study's normalised
-    scale, where 0 is the best value and 1 where trials start (the paper's T for metrics in
-    [0, 1] needs the metric's bounds; on this scale any metric will do). New configurations are
-    what the proposer suggests, neighbours of the best trials, and random ones. Trials in flight
-    are no candidates, and their configurations are not proposed again.
+    h ~ U{1..horizon} and T = best - 10^tau * (way from the best to the ideal value), tau ~
+    U(-4, -1), as in the paper; where the ideal is unknown or near, the way from where trials
+    start to the best is taken instead (`_threshold`). New configurations are what the proposer
+    suggests, neighbours of the best trials, and random ones. Unlike in the paper their
+    probability is multiplied by `eagerness`: with many equally good candidates the less known is
+    always a little likelier to win, and the search would start trials without ever going on.
+    Trials in flight are no candidates, and their configurations are not proposed again.
     """
 
     name = "freeze_thaw"
@@ -76,7 +78,8 @@ class FreezeThaw(Policy):
     @classmethod
     def space(cls) -> Space:
         """How many new configurations are candidates in a decision, by their source; how many
-        random ones are tried before the first forecast; a step's share of what is trained."""
+        random ones are tried before the first forecast; a step's share of what is trained; and
+        the factor on the probability of new configurations."""
         return Space(
             {
                 "proposals": Integer(0, 64, default=1),
