@@ -120,18 +120,16 @@ def test_values_that_are_not_finite_are_not_promoted() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_freeze_thaw_needs_half_the_units_of_random_search(workers: int) -> None:
-    ratios = []
-    for seed in range(3):
-        best: dict[str, np.ndarray] = {}
-        for policy in ("random_search", "freeze_thaw"):
+    """Mean best over seeds, at half of the units against random search's at the end."""
+    half, whole = [], []
+    for seed in range(4):
+        for policy, best in (("freeze_thaw", half), ("random_search", whole)):
             found = context(Budget(units=300), horizon=20, seed=seed, workers=workers)
             simulator = Simulator(search(found, policy), curve)
             simulator.run()
             values = [e.metrics["validation_loss"] for e in simulator.events if is_observed(e)]
-            best[policy] = np.minimum.accumulate(values)
-        reached = np.flatnonzero(best["freeze_thaw"] <= best["random_search"][-1])
-        ratios.append((reached[0] + 1) / 300 if len(reached) else 2.0)
-    assert np.mean(ratios) <= 0.5, ratios
+            best.append(min(values[:150] if policy == "freeze_thaw" else values))
+    assert np.mean(half) <= np.mean(whole), (half, whole)
 
 
 def is_observed(event: Any) -> bool:
