@@ -30,6 +30,9 @@ from autotune.space import Configuration, Space
 from autotune.study import Driver, Interrupted, Listener
 from autotune.train.task import TaskError
 
+LARGEST = 2**53
+"""No limit is larger: what counts to it is exact."""
+
 _LIMITS = ("epochs", "steps", "trials", "minutes", "seconds", "evaluations")
 
 
@@ -323,6 +326,8 @@ def as_budget(given: Budget | Mapping[str, float]) -> tuple[Budget, Any]:
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             expected = "a whole number" if whole else "a number"
             raise StudyError(f"budget: {key} is {value!r}; expected {expected}")
+        if abs(value) > LARGEST:
+            raise StudyError(f"budget: {key} is out of all proportion; leave the limit out")
     units = given.get("epochs", given.get("steps"))
     seconds = given["minutes"] * 60.0 if "minutes" in given else given.get("seconds")
     unit = "epoch" if "epochs" in given else ("step" if "steps" in given else None)

@@ -6,6 +6,7 @@ which cannot work with it are left out before the search, and to know its data b
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 import traceback
@@ -216,11 +217,15 @@ def _check(plan: Plan) -> None:
     names = [objective.name for objective in plan.objectives]
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise StudyError(f"objectives: {double[0]!r} stands twice")
-    limits = {"epochs or steps": plan.budget.units, "trials": plan.budget.trials}
+    limits = {
+        "epochs or steps": plan.budget.units,
+        "trials": plan.budget.trials,
+        "evaluations": plan.budget.evaluations,
+    }
     for name, value in limits.items():
         if value is not None and (not isinstance(value, int) or value < 1):
             raise StudyError(f"budget: {name} is {value!r}; expected a whole number above 0")
-    if plan.budget.seconds is not None and not plan.budget.seconds > 0:
+    if plan.budget.seconds is not None and not 0 < plan.budget.seconds < math.inf:
         raise StudyError(f"budget: {plan.budget.seconds!r} seconds; expected more than 0")
     if plan.budget.units is plan.budget.trials is plan.budget.seconds is None:
         raise StudyError("budget: expected at least one of epochs (or steps), trials and minutes")

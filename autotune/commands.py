@@ -33,6 +33,7 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
     run.add_argument(
         "--budget",
         nargs="+",
+        action="extend",
         metavar="LIMIT=NUMBER",
         default=[],
         help="in place of the file's limits: epochs=300 minutes=4 trials=80 evaluations=40; "
@@ -156,6 +157,8 @@ def _with_limits(budget: Any, unit: Any, given: list[str]) -> tuple[Any, Any]:
             equals = ""
         if not equals:
             raise StudyError(f"--budget: got {text!r}, expected a limit such as epochs=300")
+        if key in limits:
+            raise StudyError(f"--budget: {key} is given twice")
         limits[key] = value
     changed, named = as_budget(
         {key: 1 if value is None else value for key, value in limits.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autotune.plugins.search import Budget, Objective, SearchContext
+from autotune.record import RecordError
 from autotune.space import Configuration, Space
 from autotune.space.yaml_text import dump
 
@@ -122,7 +123,21 @@ class Header:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Header:
-        """Inverse of `to_plain`, also after a passage through JSON."""
+        """Inverse of `to_plain`, also after a passage through JSON.
+
+        Raises:
+            RecordError: it is not the header of a study of this version.
+        """
+        try:
+            return cls._from_plain(plain)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RecordError(
+                f"the study's header cannot be read ({type(error).__name__}: {error}); was it "
+                f"written by another version of autotune?"
+            ) from error
+
+    @classmethod
+    def _from_plain(cls, plain: Mapping[str, Any]) -> Header:
         objectives = []
         for values in plain["objectives"]:
             bounds = values.get("bounds")

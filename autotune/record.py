@@ -224,9 +224,12 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
             f"{path.parent} may not be written to and its last driver was killed, so that the "
             f"newest events lie in {FILE}-wal: copy the folder to a place you may write to"
         )
-    connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30.0
-    )
+    try:
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30.0
+        )
+    except sqlite3.Error as error:
+        raise RecordError(f"{path} cannot be opened: {error}") from error
     if write:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -275,7 +278,7 @@ def _read(connection: sqlite3.Connection) -> tuple[list[Event], dict[str, Any]]:
 
 def exists(folder: Path) -> bool:
     """Whether the folder holds a record that was begun (its header is written)."""
-    if not (folder / FILE).exists():
+    if not (folder / FILE).is_file():
         return False
     if (folder / BACKUP).exists():
         return True  # however damaged the file may be, which opening it will say

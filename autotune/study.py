@@ -156,6 +156,7 @@ class Driver:
                 self.executor.open(self.execution)
                 self._opened = True
                 self._search()
+                self._give_up_if_nothing_works(at_least=1)
                 self._score_winner()
                 self._upkeep(force=True)
                 self._note_end()
@@ -247,15 +248,11 @@ class Driver:
         segments unseen for ever."""
         while self.executor.free > 0:
             reports = self.executor.poll(0.0)
-            if not reports:
-                return self.signal is None
+            if not reports:  # an idle worker may have died meanwhile, which nothing reports
+                return self.signal is None and self.executor.free > 0
             for report in reports:
                 self._handle(report)
         return False
-
-    def _has_room(self) -> bool:
-        # An executor may know that a worker is free before its last report was handled here.
-        return len(self.running) < self.execution.workers and self.executor.free > 0
 
     def _submit(self, running: _Running) -> None:
         self.running[running.job.identifier] = running
@@ -402,14 +399,16 @@ class Driver:
                 self.losses[key] = self.losses.get(key, 0) + 1
             case Frozen(trial=trial):
                 self.losses.pop((trial, repr(None)), None)
+            case Evaluated(trial=trial, evaluation=evaluation):
+                self.losses.pop((trial, repr(evaluation)), None)
             case Failed(evaluation=None):
                 self.errors.append(event)
             case _:
                 pass
 
-    def _give_up_if_nothing_works(self) -> None:
+    def _give_up_if_nothing_works(self, at_least: int = FIRST_FAILURES) -> None:
         failed = [e for e in self.errors if e.cause == "error"]
-        if self.trials.units or len(failed) < FIRST_FAILURES or len(failed) < len(self.errors):
+        if self.trials.units or len(failed) < at_least or len(failed) < len(self.errors):
             return
         raise NothingWorks(nothing_works(failed, self._tracebacks))
 
@@ -512,7 +511,10 @@ def _subject(job: Job) -> tuple[int, str]:
 
 def nothing_works(failed: Sequence[Failed], tracebacks: Sequence[str]) -> str:
     """What to say when every trial has failed; the first error in full."""
-    first = tracebacks[0].rstrip() if tracebacks and tracebacks[0] else failed[0].message
+    first = failed[0].message
+    # A TaskError says itself what is wrong; anything else is easier to find by its traceback.
+    if tracebacks and tracebacks[0] and "autotune.train.task.TaskError" not in tracebacks[0]:
+        first = tracebacks[0].rstrip()
     return (
         f"all {len(failed)} trials so far have failed by an error, so the task is more likely "
         f"at fault than the configurations. The first error:\n\n{first}\n"

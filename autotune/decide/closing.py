@@ -119,6 +119,7 @@ class Closing:
         self._points: dict[tuple[int, int, str], _Point] = {}
         self._options = _options(context.evaluation_space)
         self._seconds: dict[str, list[float]] = {"evaluate": [], "measure": []}
+        self._best: tuple[tuple[int, int], list[Trial]] | None = None
 
     # --- fold ---------------------------------------------------------------------------------
 
@@ -173,7 +174,7 @@ class Closing:
 
     def decide(self, trials: Trials, key: Key, reason: str) -> Decision:
         """The next evaluation or measurement; `Stop` with `reason` when there is none."""
-        best = self._ranked(trials) if self.needed else []
+        best = self._kept_ranking(trials) if self.needed else []
         if not best:
             return Stop(reason)
         decision: Evaluate | Measure | None = None
@@ -266,6 +267,13 @@ class Closing:
         return trials.at + (sum(seconds) / len(seconds) if seconds else 0.0) <= end
 
     # --- ranking ------------------------------------------------------------------------------
+
+    def _kept_ranking(self, trials: Trials) -> list[Trial]:
+        """`_ranked`, which stays as it is while nothing is trained."""
+        state = len(trials), trials.units
+        if self._best is None or self._best[0] != state:
+            self._best = state, self._ranked(trials)
+        return self._best[1]
 
     def _ranked(self, trials: Trials) -> list[Trial]:
         """Trials with a checkpoint whose value there is finite, most promising first, each at

@@ -10,6 +10,10 @@ import numpy as np
 from autotune.pareto import non_dominated
 from autotune.plugins.search import Objective
 
+ENOUGH = 200
+"""Fronts are peeled until so many are ranked: nobody looks further, and the peeling of thousands
+costs seconds. The rest follow by the primary objective."""
+
 
 def ranked(
     rows: Sequence[Mapping[str, float]], objectives: Sequence[Objective], primary: Objective
@@ -23,15 +27,17 @@ def ranked(
     names = [o for o in objectives if any(o.name in row for row in rows)]
     if not rows or not names:
         return list(range(len(rows)))
+    if len(names) == 1:
+        return sorted(range(len(rows)), key=lambda i: (_score(rows[i], names[0]), i))
     scores = np.array([[_score(row, o) for o in names] for row in rows])
     best_first = sorted(range(len(rows)), key=lambda i: (_score(rows[i], primary), i))
     order: list[int] = []
     left = list(best_first)
-    while left:
+    while left and len(order) < ENOUGH:
         on_front = non_dominated(scores[left])
         order += [i for i, good in zip(left, on_front, strict=True) if good]
         left = [i for i, good in zip(left, on_front, strict=True) if not good]
-    return order
+    return order + left
 
 
 def _score(row: Mapping[str, float], objective: Objective) -> float:

@@ -81,8 +81,8 @@ class Opening:
 
 
 def check_options(executor: type[Executor], context: ExecutionContext) -> None:
-    """Raise `PluginError` for an option that the executor does not have, or a time that is no
-    positive number."""
+    """Raise `PluginError` for an option that the executor does not have, a time that is no
+    positive number, or threads that are no whole number above 0."""
     for option, value in context.options.items():
         if option not in executor.option_names:
             known = ", ".join(executor.option_names) or "none"
@@ -90,6 +90,10 @@ def check_options(executor: type[Executor], context: ExecutionContext) -> None:
         if option.endswith("_seconds") and not (isinstance(value, int | float) and value > 0):
             raise PluginError(
                 f"executor {executor.name}: {option} is {value!r}; expected seconds above 0"
+            )
+        if option == "threads" and (type(value) is not int or value < 1):
+            raise PluginError(
+                f"executor {executor.name}: threads is {value!r}; expected a whole number above 0"
             )
 
 
