@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from autotune.execute.store import CheckpointStore
 from autotune.header import Header, StudyError
@@ -151,7 +152,9 @@ class Driver:
             self._emit(Restarted(at=self._now()))
             self.errors.clear()
         self._clear_away()
-        with self._signals():
+        # Decisions are many small matrix operations: threads that wait for a core which a worker
+        # is using make them ten times slower.
+        with self._signals(), threadpool_limits(1, user_api="blas"):
             try:
                 self.executor.open(self.execution)
                 self._opened = True

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 import autotune
 from autotune import study_file
@@ -245,6 +246,7 @@ def decision_milliseconds(trials: int, horizon: int) -> list[float]:
     times: list[float] = []
     asymptotes: dict[int, float] = {}
     number = 0
+    limit = threadpool_limits(1, user_api="blas")  # as the driver sets it
     while len(times) < 50:
         if len(search.trials) < trials:
             decision: Any = Start(
@@ -263,6 +265,7 @@ def decision_milliseconds(trials: int, horizon: int) -> list[float]:
             loss = asymptote + 2 * step**-1.0 + 0.01 * random.standard_normal()
             search.observe(Observed(decision.trial, step, {METRIC: loss}, 0.02))
         search.observe(Frozen(decision.trial, decision.to, "none"))
+    limit.restore_original_limits()
     return times
 
 
