@@ -44,6 +44,10 @@ def test_the_entry_point_is_the_third_party_package_s() -> None:
     assert block in (ROOT / "examples" / "third_party_plugin" / "pyproject.toml").read_text()
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.search(r"@[A-Z_]+@", README)
+
+
 def test_files_that_are_linked_exist() -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / link).exists(), link
