@@ -10,7 +10,9 @@ from autotune.plugins.search import Objective
 
 LOSS = Objective("loss", "minimize", "curve")
 ACCURACY = Objective("accuracy", "maximize", "curve", bounds=(0.0, 1.0))
-VALUES = st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=20)
+# To nine decimals: differences of 1e-300 are no metric's.
+FLOATS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 9))
+VALUES = st.lists(FLOATS, min_size=1, max_size=20)
 
 
 def test_ideal() -> None:
