@@ -8,10 +8,12 @@ from autotune.plugins.training import (
     Adapter,
     AdapterContext,
     Control,
+    GradientNorms,
     Optimizer,
     Progress,
     Schedule,
     Signals,
+    no_per_sample_gradients,
 )
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ __all__ = [
     "AdapterContext",
     "CheckFailure",
     "Control",
+    "GradientNorms",
     "ModelInfo",
     "Optimizer",
     "Plugin",
@@ -32,6 +35,7 @@ __all__ = [
     "Schedule",
     "Signals",
     "check",
+    "no_per_sample_gradients",
 ]
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins.base import Plugin
+from autotune.plugins.base import ModelInfo, Plugin, PluginError
 
 
 class Optimizer(Plugin):
@@ -25,7 +25,9 @@ class Optimizer(Plugin):
     `needs` may name ``"closure"`` (``step(closure)``; no gradients exist before, and each call
     of the closure clears them, computes loss and gradients, and returns the loss), ``"loss"``
     (``step(closure)`` with the gradients there; the closure merely returns the loss as a
-    float), ``"second_order"`` (backward with create_graph), ``"per_sample_gradients"``.
+    float), ``"second_order"`` (backward with create_graph), ``"per_sample_gradients"`` (each
+    parameter's ``grad_sample``, of shape (samples, *parameter's), holds those of the step's
+    samples, in their order and before clipping; see `no_per_sample_gradients`).
 
     An optimizer with methods ``train()`` and ``eval()``, as schedule-free ones have, is switched
     around each measurement. The loop keeps the base rate of a group in its ``initial_lr``.
@@ -71,10 +73,29 @@ class Progress:
 
 @dataclass(frozen=True)
 class Signals:
-    """Measurements of the previous step, None where not asked for through `Schedule.needs`."""
+    """Measurements of the previous step, None where not asked for through `Schedule.needs` or
+    `Control.measured_samples`. All are taken before clipping.
+
+    Of the per-sample gradients ``g_i`` of the measured samples, and ``g`` the gradient of the
+    whole step (its squared norm is `gradient_norm` squared), variances are unbiased ones:
+
+    Args:
+        gradient_norm: Euclidean norm of ``g``.
+        measured_samples: how many ``g_i`` were taken.
+        per_sample_gradient_variance: sum over coordinates of the variance of the ``g_i``.
+        inner_product_variance: variance of ``<g_i, g>``.
+        orthogonal_variance: sum over coordinates of the variance of
+            ``g_i - (<g_i, g> / |g|^2) g``.
+        coordinate_variance_ratio: largest, over coordinates j, of the variance of the ``g_ij``
+            divided by ``g_j`` squared.
+    """
 
     gradient_norm: float | None = None
+    measured_samples: int | None = None
     per_sample_gradient_variance: float | None = None
+    inner_product_variance: float | None = None
+    orthogonal_variance: float | None = None
+    coordinate_variance_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,16 +106,41 @@ class Control:
         factor: multiplies every parameter group's base learning rate.
         group_factors: further factors by the group's ``name``, where groups have one.
         batch_size: the batch size from the next batch on, if the schedule governs it.
+        measured_samples: of how many samples of the coming step per-sample gradients are
+            taken, where the schedule needs them; None: of all, 0: of none.
     """
 
     factor: float = 1.0
     group_factors: Mapping[str, float] = field(default_factory=dict)
     batch_size: int | None = None
+    measured_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class GradientNorms:
+    """The gradient's norms at every step of a run, before clipping.
+
+    Args:
+        samples: training samples seen before each step, shape (steps,).
+        horizon_samples: samples that the run's horizon amounted to.
+        l2, l1: Euclidean norm and sum of absolute values, each of shape (steps,).
+    """
+
+    samples: Sequence[int]
+    horizon_samples: int
+    l2: Sequence[float]
+    l1: Sequence[float]
 
 
 class Schedule(Plugin):
     """A controller asked before each step. `needs` may name ``"gradient_norm"`` or
-    ``"per_sample_gradient_variance"``."""
+    ``"per_sample_gradients"``.
+
+    Per-sample gradients are taken by ``torch.func`` beside the step's own forward and backward
+    pass; a step that measures all its samples takes about three times as long as one that
+    measures none. They have no meaning where samples meet in the model: a plugin that needs
+    them returns `no_per_sample_gradients` from `supports`.
+    """
 
     kind: ClassVar[str] = "schedule"
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -109,12 +155,63 @@ class Schedule(Plugin):
         """The learning-rate factors (and batch size) for the step at `progress`."""
         raise NotImplementedError
 
+    def branch(self, progress: Progress, control: Control) -> None:
+        """Take over a run from another schedule: told once, on a fresh object, where the run
+        stands and what the other commanded last. One that can cool down from there remembers
+        it in its state and ends at the horizon.
+
+        Raises:
+            PluginError: this schedule cannot take over.
+        """
+        raise PluginError(
+            f"the schedule {self.name!r} cannot take over a run from another one; "
+            "expected one that cools down from where it begins, as warmup_stable_decay does"
+        )
+
+    def refine(self, norms: GradientNorms, norm: Literal["l1", "l2"], filter_width: float) -> None:
+        """Become the schedule that a finished run's gradient norms suggest: told once, on a
+        fresh object, before the first step; remembered in its state.
+
+        Args:
+            norms: of the finished run.
+            norm: ``l2`` for descent along the gradient, ``l1`` for Adam and its kin.
+            filter_width: share of the run that the median filter spans.
+
+        Raises:
+            PluginError: this schedule cannot be refined.
+        """
+        raise PluginError(
+            f"the schedule {self.name!r} cannot be refined from gradient norms; "
+            "expected one that can, as linear_decay"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """What `control` remembers; empty for a pure function of progress."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`."""
+
+
+_MEET_OTHER_SAMPLES = (
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "SyncBatchNorm",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+)
+
+
+def no_per_sample_gradients(model_info: ModelInfo) -> str | None:
+    """Why such a model has no per-sample gradients, for `Plugin.supports`; None if it has."""
+    if model_info.has(*_MEET_OTHER_SAMPLES):
+        return (
+            "needs the gradient of each sample, which batch norm does not define: it mixes the "
+            "samples of a batch (group or layer norm does not)"
+        )
+    return None
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Bundled learning-rate schedules, one file a method; all are pure functions of progress."""
+"""Bundled learning-rate and batch-size schedules, one file a method."""

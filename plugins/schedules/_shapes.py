@@ -49,6 +49,11 @@ def one_minus_square_root(share: float, final: float) -> float:
     return final + (1 - final) * (1 - math.sqrt(share))
 
 
+def one_minus_square(share: float, final: float) -> float:
+    """``1 - share ** 2``, stretched to end at `final` (Hägele et al. 2024, appendix)."""
+    return final + (1 - final) * (1 - share**2)
+
+
 def inverse_square_root(share: float, final: float) -> float:
     """From 1 to `final` as ``(1 + c * share) ** -1/2``, with the ``c`` that ends there.
 
@@ -66,6 +71,7 @@ COOLDOWNS: Mapping[str, Callable[[float, float], float]] = {
     "linear": linear,
     "1-sqrt": one_minus_square_root,
     "cosine": cosine,
+    "1-square": one_minus_square,
 }
 """Shapes of the last decay of a warm-up-stable-decay schedule, by name."""
 

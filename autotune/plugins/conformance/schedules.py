@@ -117,7 +117,15 @@ def _progress(horizon: int = HORIZON) -> Iterator[Progress]:
 
 
 def _signals(step: int) -> Signals:
-    return Signals(gradient_norm=1 / (1 + step), per_sample_gradient_variance=2 / (1 + step))
+    """Norms that fall while the spread of the samples grows beside them."""
+    return Signals(
+        gradient_norm=1 / (1 + step),
+        measured_samples=BATCH,
+        per_sample_gradient_variance=2 / (1 + step),
+        inner_product_variance=3 / (1 + step) ** 3,
+        orthogonal_variance=1 / (1 + step),
+        coordinate_variance_ratio=20.0 + step,
+    )
 
 
 def _drive(schedule: Schedule, horizon: int = HORIZON) -> Iterator[Control]:
@@ -133,4 +141,5 @@ def _plain(control: Control) -> dict[str, Any]:
         "factor": float(control.factor),
         "group_factors": {name: float(f) for name, f in control.group_factors.items()},
         "batch_size": control.batch_size,
+        "measured_samples": control.measured_samples,
     }
