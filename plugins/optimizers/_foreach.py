@@ -1,16 +1,27 @@
 """What the optimizers written here share: one list of tensors a kind of state, so that each
-line of the rule is one call over all parameters instead of one call a parameter."""
+line of the rule is one call over all parameters instead of one call a parameter.
+
+A rule written that way passes over the memory of the whole model once a line. On a CPU, where
+memory is slow and a call is cheap, an elementwise rule is therefore applied to pieces that fit
+the cache, all its lines to one piece before the next: twice as fast as torch's own list-wise
+AdamW. On other devices, where a call is dear, it sees the whole lists.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 Kernel = tuple[torch.device, torch.dtype]
+PIECE = 1 << 16
+"""Elements of a piece: with a rule's four or five tensors of float32 about a megabyte."""
+LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
 
 def parameters_with_gradients(group: dict[str, Any], optimizer_name: str) -> Iterator[list[Tensor]]:
@@ -37,3 +48,133 @@ def parameters_with_gradients(group: dict[str, Any], optimizer_name: str) -> Ite
 def gradients(parameters: list[Tensor]) -> list[Tensor]:
     """The gradients of parameters that are known to have one."""
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Parameters of one group, device, type and step count, with what belongs to each.
+
+    Args:
+        group: the parameter group, with its hyperparameters.
+        weights: the parameters, or pieces of them.
+        grads: their gradients.
+        state: for each name in `ListOptimizer.buffers` the tensors of that name.
+        step: number of the step being taken, from 1.
+        parameters: the parameters themselves, where they are whole.
+    """
+
+    group: dict[str, Any]
+    weights: list[Tensor]
+    grads: list[Tensor]
+    state: dict[str, list[Tensor]]
+    step: int
+    parameters: Sequence[Tensor] = ()
+
+
+class ListOptimizer(torch.optim.Optimizer):
+    """An optimizer whose rule is written over lists of tensors.
+
+    State of a parameter: a count of its steps, and the tensors named in `buffers`, of its shape
+    and zero at first. They are float32 for a parameter of half precision, whose rule is then
+    computed in float32 too and rounded once, at the end.
+    """
+
+    title: ClassVar[str]
+    buffers: ClassVar[tuple[str, ...]] = ()
+    elementwise: ClassVar[bool] = True
+    """Whether `update` may be given pieces of tensors: each number depends on those at its own
+    place only."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; returns what `closure`, if there is one, returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.take_step([lists for group in self.param_groups for lists in self._lists(group)])
+        return loss
+
+    def take_step(self, everything: list[Lists]) -> None:
+        """One step over all parameters that have a gradient."""
+        for lists in everything:
+            for part in pieces(lists) if self.elementwise else in_full_precision(lists):
+                self.update(part)
+
+    @abstractmethod
+    def update(self, lists: Lists) -> None:
+        """Change ``lists.weights`` and ``lists.state`` in place; leave ``lists.grads``."""
+
+    def new_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+        """The state of a parameter before its first step, beside the count."""
+        return {name: zeros_like(parameter) for name in self.buffers}
+
+    def _lists(self, group: dict[str, Any]) -> Iterator[Lists]:
+        for parameters in parameters_with_gradients(group, self.title):
+            by_count: dict[int, list[Tensor]] = defaultdict(list)
+            for parameter in parameters:
+                state = self.state[parameter]
+                if not state:
+                    # On the CPU: read back each step, and that must not wait for the device.
+                    state["step"] = torch.zeros((), dtype=torch.float64)
+                    state.update(self.new_state(group, parameter))
+                state["step"] += 1
+                by_count[int(state["step"])].append(parameter)
+            for count, members in by_count.items():
+                names = [name for name in self.state[members[0]] if name != "step"]
+                state = {name: [self.state[p][name] for p in members] for name in names}
+                yield Lists(group, members, gradients(members), state, count, members)
+
+
+def zeros_like(parameter: Tensor) -> Tensor:
+    """A buffer for a parameter: zeros of its shape and layout, in float32 or better."""
+    dtype = torch.float32 if parameter.dtype in LOW_PRECISION else parameter.dtype
+    return torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)
+
+
+def in_full_precision(lists: Lists) -> Iterator[Lists]:
+    """The lists, once; those of half precision as float32 copies that are written back."""
+    if lists.weights[0].dtype not in LOW_PRECISION:
+        yield lists
+        return
+    weights = [weight.float() for weight in lists.weights]
+    yield replace(lists, weights=weights, grads=[grad.float() for grad in lists.grads])
+    torch._foreach_copy_(lists.weights, weights)
+
+
+def pieces(lists: Lists) -> Iterator[Lists]:
+    """The lists cut into parts that fit a CPU's cache; on other devices as they are."""
+    if lists.weights[0].device.type != "cpu":
+        yield from in_full_precision(lists)
+        return
+    names = list(lists.state)
+    columns = [lists.weights, lists.grads, *(lists.state[name] for name in names)]
+    for rows in _rows(columns):
+        weights, grads, *state = ([row[i] for row in rows] for i in range(len(columns)))
+        part = Lists(lists.group, weights, grads, dict(zip(names, state, strict=True)), lists.step)
+        yield from in_full_precision(part)
+
+
+def _rows(columns: list[list[Tensor]]) -> Iterator[list[tuple[Tensor, ...]]]:
+    """Tensors that belong together, side by side, in batches of about `PIECE` elements."""
+    batch: list[tuple[Tensor, ...]] = []
+    size = 0
+    for tensors in zip(*columns, strict=True):
+        for row in _cut(tensors):
+            batch.append(row)
+            size += row[0].numel()
+            if size >= PIECE:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _cut(tensors: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
+    """Pieces of at most `PIECE` elements, where all the tensors lie in memory in one order."""
+    first = tensors[0]
+    if first.numel() <= PIECE or not all(
+        tensor.shape == first.shape and tensor.is_contiguous() for tensor in tensors
+    ):
+        return [tensors]
+    return zip(*(tensor.view(-1).split(PIECE) for tensor in tensors), strict=True)

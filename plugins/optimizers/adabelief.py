@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autotune.plugins import Optimizer
 from autotune.space import Float, Ordinal, Prior, Space
 
-from ._foreach import gradients, parameters_with_gradients
+from ._foreach import ListOptimizer, Lists
 from ._groups import parameter_groups
 
 
-class AdaBeliefOptimizer(torch.optim.Optimizer):
-    """The rule of the paper's algorithm 2, list-wise over the parameters of a group.
+class AdaBeliefOptimizer(ListOptimizer):
+    """The rule of the paper's algorithm 2.
 
     ``m = beta1 * m + (1 - beta1) * g``; ``s = beta2 * s + (1 - beta2) * (g - m)^2 + epsilon``;
     ``w -= lr * m_hat / (sqrt(s_hat) + epsilon)`` with bias-corrected ``m_hat`` and ``s_hat``.
@@ -30,6 +30,9 @@ class AdaBeliefOptimizer(torch.optim.Optimizer):
         weight_decay: decoupled, multiplied by the scheduled rate.
     """
 
+    title = "AdaBelief"
+    buffers = ("mean", "variance")
+
     def __init__(
         self,
         parameters: Iterable[Any],
@@ -41,53 +44,23 @@ class AdaBeliefOptimizer(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(parameters, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns what `closure`, if there is one, returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameters in parameters_with_gradients(group, "AdaBelief"):
-                self._step_list(group, parameters)
-        return loss
-
-    def _step_list(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def update(self, lists: Lists) -> None:
+        """See the class."""
+        group, weights, grads = lists.group, lists.weights, lists.grads
+        means, variances = lists.state["mean"], lists.state["variance"]
         beta1, beta2 = group["betas"]
-        grads = gradients(parameters)
-        states = [self._state(parameter) for parameter in parameters]
-        means = [state["mean"] for state in states]
-        variances = [state["variance"] for state in states]
-        steps = [state["step"] for state in states]
-
-        torch._foreach_add_(steps, 1)
-        counts = [step.item() for step in steps]
-        corrections1 = [1 - beta1**count for count in counts]
-        corrections2 = [1 - beta2**count for count in counts]
-
         if group["weight_decay"] != 0:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_mul_(means, beta1)
-        torch._foreach_add_(means, grads, alpha=1 - beta1)
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_lerp_(means, grads, 1 - beta1)
         deviations = torch._foreach_sub(grads, means)
         torch._foreach_mul_(variances, beta2)
         torch._foreach_addcmul_(variances, deviations, deviations, value=1 - beta2)
         torch._foreach_add_(variances, group["eps"])
         divisors = torch._foreach_sqrt(variances)
-        torch._foreach_div_(divisors, [correction**0.5 for correction in corrections2])
+        torch._foreach_div_(divisors, (1 - beta2**lists.step) ** 0.5)
         torch._foreach_add_(divisors, group["eps"])
-        sizes = [-group["lr"] / correction for correction in corrections1]
-        torch._foreach_addcdiv_(parameters, means, divisors, sizes)
-
-    def _state(self, parameter: Tensor) -> dict[str, Any]:
-        state = self.state[parameter]
-        if not state:
-            # On the CPU: read back each step, and a count must not cost a synchronisation.
-            state["step"] = torch.zeros((), dtype=torch.float64)
-            state["mean"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["variance"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return state
+        size = -group["lr"] / (1 - beta1**lists.step)
+        torch._foreach_addcdiv_(weights, means, divisors, size)
 
 
 class AdaBelief(Optimizer):

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autotune.plugins import Optimizer
 from autotune.space import Float, Ordinal, Prior, Space
 
-from ._foreach import gradients, parameters_with_gradients
+from ._foreach import ListOptimizer, Lists
 from ._groups import parameter_groups
 
 
-class LionOptimizer(torch.optim.Optimizer):
-    """The rule of the paper's algorithm 2, list-wise over the parameters of a group.
+class LionOptimizer(ListOptimizer):
+    """The rule of the paper's algorithm 2.
 
     ``c = beta1 * m + (1 - beta1) * g``; ``w -= lr * (sign(c) + weight_decay * w)``;
-    ``m = beta2 * m + (1 - beta2) * g``. There is no step count.
+    ``m = beta2 * m + (1 - beta2) * g``.
 
     Args:
         parameters: parameters or groups of them.
@@ -27,6 +27,9 @@ class LionOptimizer(torch.optim.Optimizer):
         betas: ``beta1`` of the update, ``beta2`` of the buffer.
         weight_decay: decoupled, multiplied by the scheduled rate.
     """
+
+    title = "Lion"
+    buffers = ("momentum",)
 
     def __init__(
         self,
@@ -37,33 +40,16 @@ class LionOptimizer(torch.optim.Optimizer):
     ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step; returns what `closure`, if there is one, returns."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for parameters in parameters_with_gradients(group, "Lion"):
-                grads = gradients(parameters)
-                momenta = [self._momentum(parameter) for parameter in parameters]
-                if group["weight_decay"] != 0:
-                    torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                updates = torch._foreach_mul(momenta, beta1)
-                torch._foreach_add_(updates, grads, alpha=1 - beta1)
-                torch._foreach_sign_(updates)
-                torch._foreach_add_(parameters, updates, alpha=-group["lr"])
-                torch._foreach_mul_(momenta, beta2)
-                torch._foreach_add_(momenta, grads, alpha=1 - beta2)
-        return loss
-
-    def _momentum(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return state["momentum"]
+    def update(self, lists: Lists) -> None:
+        """See the class."""
+        group, weights, momenta = lists.group, lists.weights, lists.state["momentum"]
+        beta1, beta2 = group["betas"]
+        if group["weight_decay"] != 0:
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        updates = torch._foreach_lerp(momenta, lists.grads, 1 - beta1)
+        torch._foreach_sign_(updates)
+        torch._foreach_add_(weights, updates, alpha=-group["lr"])
+        torch._foreach_lerp_(momenta, lists.grads, 1 - beta2)
 
 
 class Lion(Optimizer):
