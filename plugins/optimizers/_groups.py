@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from autotune.plugins import PluginError
+from autotune.plugins import ModelInfo, PluginError
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda"})
+_TABLES = frozenset({"wte", "wpe"})
 _FUSED_TYPES = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16})
 
 
@@ -49,6 +50,50 @@ def parameter_groups(
             "only itself and the task's head"
         )
     return kept
+
+
+def is_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether a parameter is the weight matrix of a layer, which the matrix and low-rank
+    methods are defined for.
+
+    Two dimensions, both above one, and neither a bias nor, by its name, an embedding: the rows
+    of a table are vectors of their own, and the papers leave them to Adam.
+    """
+    parts = name.lower().split(".")
+    table = any("embed" in part or part in _TABLES for part in parts)
+    return len(shape) == 2 and min(shape) > 1 and parts[-1] != "bias" and not table
+
+
+def matrix_groups(
+    named_parameters: Sequence[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Up to three groups: ``matrices`` (see `is_matrix`), and of all else ``decayed`` and
+    ``not_decayed``, for optimizers that treat matrices by a rule of their own. Each group says
+    in ``matrices`` which rule it takes.
+
+    Raises:
+        PluginError: if there is nothing to train.
+    """
+    matrices = [p for name, p in named_parameters if is_matrix(name, p.shape)]
+    others = [(name, p) for name, p in named_parameters if not is_matrix(name, p.shape)]
+    first = {
+        "name": "matrices",
+        "params": matrices,
+        "weight_decay": weight_decay,
+        "matrices": True,
+    }
+    groups = [first] if matrices else []
+    if others or not matrices:
+        rest = parameter_groups(others, weight_decay)
+        groups += [{**group, "matrices": False} for group in rest]
+    return groups
+
+
+def no_matrices(model_info: ModelInfo) -> str | None:
+    """Why a method for matrices does not serve such a model; None if it does."""
+    if any(is_matrix(name, shape) for name, shape in model_info.parameter_shapes.items()):
+        return None
+    return "the model has no weight matrix (of a linear layer), and all else is left to Adam"
 
 
 def can_fuse(parameters: Iterable[nn.Parameter]) -> bool:
