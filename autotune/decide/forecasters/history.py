@@ -153,10 +153,18 @@ class History:
 
 def beginning(objective: Objective) -> History:
     """Before any event: the scale is that of the metric's bounds, if they are known."""
-    if objective.bounds is None:
+    ends = oriented_bounds(objective)
+    if ends is None:
         return History(objective, Scale())
-    ends = sorted(objective.sign * bound for bound in objective.bounds)
     return History(objective, Scale(ends[0], ends[1] - ends[0]))
+
+
+def oriented_bounds(objective: Objective) -> tuple[float, float] | None:
+    """The metric's bounds, where they are known, oriented so that less is better, ascending."""
+    if objective.bounds is None:
+        return None
+    low, high = sorted(objective.sign * bound for bound in objective.bounds)
+    return low, high
 
 
 def thinned(count: int, points: int) -> list[int]:

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from autotune.decide.forecasters import classes
-from autotune.decide.forecasters.history import History, Sample, beginning
+from autotune.decide.forecasters.history import History, Sample, beginning, oriented_bounds
 from autotune.decide.forecasters.mixture import MixtureForecast
 from autotune.plugins.search import (
     Event,
@@ -102,7 +102,9 @@ class LastValue(Forecaster):
             parts = references.at(state, step)
             for whole, part in zip((weight, mean, deviation), parts, strict=True):
                 whole[here, : len(part)] = part
-        return MixtureForecast(state.history.scale, weight, mean, deviation)
+        return MixtureForecast(
+            state.history.scale, weight, mean, deviation, oriented_bounds(context.objective)
+        )
 
 
 def _evidence(sample: Sample) -> FloatArray:

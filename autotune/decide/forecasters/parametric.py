@@ -31,6 +31,7 @@ from autotune.decide.forecasters.curves import (
     told,
     unobserved,
 )
+from autotune.decide.forecasters.history import oriented_bounds
 from autotune.decide.forecasters.mixture import MixtureForecast
 from autotune.decide.forecasters.shapes import Bank, bank
 from autotune.decide.scale import Scale
@@ -231,7 +232,11 @@ class Parametric(Forecaster):
         cells = np.array(
             [_cell(state.bank, query.step, _horizon(query, context, trials)) for query in queries]
         )
-        return MixtureForecast(state.scale, *predicted(state.bank, components, cells))
+        return MixtureForecast(
+            state.scale,
+            *predicted(state.bank, components, cells),
+            oriented_bounds(context.objective),
+        )
 
     def _ask(
         self,
