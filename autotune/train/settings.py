@@ -24,6 +24,8 @@ class Settings:
         gradient_clip_norm: largest norm of the whole gradient; None: any.
         precision: the lower precision that autocast computes in; None: none.
         weight_average_decay: of the weights' moving average; None: the last weights count.
+        record_gradient_norms: whether the state keeps the gradient's norms at every step, for
+            a schedule to be refined from them.
     """
 
     batch_size: int = 32
@@ -31,6 +33,7 @@ class Settings:
     gradient_clip_norm: float | None = None
     precision: torch.dtype | None = None
     weight_average_decay: float | None = None
+    record_gradient_norms: bool = False
 
 
 def read_settings(configuration: Configuration) -> Settings:
@@ -50,12 +53,16 @@ def read_settings(configuration: Configuration) -> Settings:
     clip = _number(configuration, "gradient_clip_norm")
     if clip is not None and not clip > 0:
         raise _wrong("gradient_clip_norm", clip, "a number above 0, or none")
+    record = configuration.get("record_gradient_norms", False)
+    if not isinstance(record, bool):
+        raise _wrong("record_gradient_norms", record, "true or false")
     return Settings(
         batch_size=_count(configuration, "batch_size", 32),
         accumulation_steps=_count(configuration, "accumulation_steps", 1),
         gradient_clip_norm=None if clip is None or math.isinf(clip) else clip,
         precision=PRECISIONS[precision],
         weight_average_decay=decay or None,
+        record_gradient_norms=record,
     )
 
 

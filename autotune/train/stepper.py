@@ -6,22 +6,33 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import Adapter, Control, Optimizer, PluginError, Progress, Schedule, Signals
+from autotune.plugins import (
+    Adapter,
+    Control,
+    GradientNorms,
+    Optimizer,
+    PluginError,
+    Progress,
+    Schedule,
+    Signals,
+)
 from autotune.train.average import WeightAverage
 from autotune.train.evaluation import Loss, apply_loss, check_outputs
 from autotune.train.feed import Batch, Feed
+from autotune.train.gradient_norms import norm_of
+from autotune.train.per_sample import Prepared, SampleGradients, keep_samples, spread
 from autotune.train.settings import Settings
 from autotune.train.state import from_plain, to_plain
 from autotune.train.task import NotFinite, TaskError
 from autotune.train.tensors import call, to_device
 
-SUPPLIED_TO_OPTIMIZERS = frozenset({"closure", "loss", "second_order"})
-SUPPLIED_TO_SCHEDULES = frozenset({"gradient_norm"})
+SUPPLIED_TO_OPTIMIZERS = frozenset({"closure", "loss", "second_order", "per_sample_gradients"})
+SUPPLIED_TO_SCHEDULES = frozenset({"gradient_norm", "per_sample_gradients"})
 STATE_KEYS = (
     "optimizer",
     "schedule",
@@ -33,7 +44,9 @@ STATE_KEYS = (
     "group",
     "progress",
     "signals",
+    "control",
     "batch_size",
+    "gradient_norms",
 )
 CHECK_EVERY = 50
 """Batches between looks at the losses on a GPU, since each look waits for it."""
@@ -57,12 +70,14 @@ class Parts:
 @dataclass(frozen=True)
 class Group:
     """The batches of the optimizer step under way: how many have been taken, their samples,
-    the samples planned for all of them, and the sum of loss times samples."""
+    the samples planned for all of them, the sum of loss times samples, and of how many samples
+    the schedule wants the gradients' spread (None: of all)."""
 
     batches: int = 0
     samples: int = 0
     planned: int = 0
     loss: float = 0.0
+    measured: int | None = 0
 
 
 class Stepper:
@@ -103,7 +118,10 @@ class Stepper:
         self._next_batch_size = settings.batch_size
         self._group = Group()
         self._signals = Signals()
-        self._pending: list[tuple[Any, Any, int]] = []
+        self._control = Control()
+        self._pending: list[Prepared] = []
+        self._sample_gradients = SampleGradients(model, parts.loss, self._parameters, self.autocast)
+        self._norms: list[tuple[float, float, float]] = []
         self._progress = Progress(
             samples=0,
             horizon_samples=horizon_samples,
@@ -119,6 +137,11 @@ class Stepper:
         return "closure" in self._needs or (
             "second_order" in self._needs and self.parts.settings.accumulation_steps > 1
         )
+
+    @property
+    def _kept(self) -> bool:
+        """Whether the batches of the group are needed again at its end."""
+        return self._deferred or "per_sample_gradients" in self._needs or self._group.measured != 0
 
     def advance(self) -> bool:
         """Train on the next batch of the epoch, and take an optimizer step if the batch
@@ -137,9 +160,9 @@ class Stepper:
         if not self._group.batches:
             self._begin_step(planned)
         prepared = self._prepare(batch)
-        if self._deferred:
+        if self._kept:
             self._pending.append(prepared)
-        else:
+        if not self._deferred:
             self._backward(*prepared)
         self._group = replace(
             self._group,
@@ -198,17 +221,49 @@ class Stepper:
             "group": asdict(self._group),
             "progress": asdict(self._progress),
             "signals": asdict(self._signals),
+            "control": asdict(self._control),
             "batch_size": [self._batch_size, self._next_batch_size],
+            "gradient_norms": torch.tensor(self._norms, dtype=torch.float64).reshape(-1, 3),
         }
         return {key: to_plain(state[key], key) for key in STATE_KEYS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`, in a stepper of the same parts."""
-        state = from_plain({key: state[key] for key in STATE_KEYS})
-        device = self.parts.device
-        _load_optimizer(self.optimizer, state["optimizer"])
+        state = self._load_all_but_schedule(state)
         if self.parts.schedule:
             self.parts.schedule.load_state_dict(state["schedule"])
+
+    def branch(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict` of a stepper whose schedule and horizon were others: this
+        one's schedule takes over. A step whose batches had begun is taken as it was commanded.
+
+        Raises:
+            PluginError: the schedule cannot take over.
+        """
+        horizon_samples = self._progress.horizon_samples
+        self._load_all_but_schedule(state)
+        self._progress = replace(self._progress, horizon_samples=horizon_samples)
+        here = replace(self._progress, samples=self.samples, steps=self.steps)
+        self._own_schedule().branch(here, self._control)
+
+    def refine(self, norms: GradientNorms, norm: Literal["l1", "l2"], filter_width: float) -> None:
+        """Refine the schedule before the first step.
+
+        Raises:
+            PluginError: it cannot be refined.
+        """
+        self._own_schedule().refine(norms, norm, filter_width)
+
+    def _own_schedule(self) -> Schedule:
+        if self.parts.schedule is None:
+            raise TaskError("schedule: none in the configuration; expected one to take over with")
+        return self.parts.schedule
+
+    def _load_all_but_schedule(self, frozen: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a state in place; a copy of it in which values are what they were."""
+        state: dict[str, Any] = from_plain({key: frozen[key] for key in STATE_KEYS})
+        device = self.parts.device
+        _load_optimizer(self.optimizer, state["optimizer"])
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
         if self.average:
@@ -224,17 +279,22 @@ class Stepper:
         self._group = Group(**state["group"])
         self._progress = Progress(**state["progress"])
         self._signals = Signals(**state["signals"])
+        self._control = Control(**state["control"])
         self._batch_size, self._next_batch_size = state["batch_size"]
+        self._norms = [tuple(row) for row in state["gradient_norms"].tolist()]
         self.losses.clear()
+        return state
 
     def _begin_step(self, planned: int) -> None:
         """Ask the schedule what to do with the step about to be taken."""
-        self._group = Group(planned=planned)
         self._progress = replace(
             self._progress, samples=self.samples, steps=self.steps, batch_size=planned
         )
         schedule = self.parts.schedule
         control = schedule.control(self._progress, self._signals) if schedule else Control()
+        self._control = control
+        spreads = schedule is not None and "per_sample_gradients" in schedule.needs
+        self._group = Group(planned=planned, measured=control.measured_samples if spreads else 0)
         for group in self.optimizer.param_groups:
             factor = control.factor * control.group_factors.get(group.get("name", ""), 1.0)
             rate = group["initial_lr"] * factor
@@ -298,8 +358,9 @@ class Stepper:
         if "closure" in self._needs:
             arguments = (self._closure(),)
         else:
-            for pending in self._pending:
-                self._backward(*pending)
+            if self._deferred:
+                for pending in self._pending:
+                    self._backward(*pending)
             self._after_backward()
             if "loss" in self._needs:
                 mean = self._group.loss / self._group.samples
@@ -328,13 +389,14 @@ class Stepper:
             calls += 1
             self._clear_gradients()
             shares = [self._backward(*pending, first=calls == 1) for pending in self._pending]
-            self._after_backward()
+            self._after_backward(first=calls == 1)
             return torch.stack(shares).sum()
 
         return closure
 
-    def _after_backward(self) -> None:
-        """What happens to the finished gradients before the optimizer sees them."""
+    def _after_backward(self, first: bool = True) -> None:
+        """What happens to the finished gradients before the optimizer sees them. Measured are
+        the `first` gradients of a step, which are those at its weights."""
         settings, group = self.parts.settings, self._group
         if self._scaler:
             self._scaler.unscale_(self.optimizer)
@@ -344,21 +406,34 @@ class Stepper:
                     parameter.grad.mul_(group.planned / group.samples)
         if self.parts.adapter:
             self.parts.adapter.after_backward(self._progress)
-        schedule = self.parts.schedule
-        wanted = schedule is not None and "gradient_norm" in schedule.needs
-        if not wanted and settings.gradient_clip_norm is None:
-            return
-        limit = settings.gradient_clip_norm
-        norm = nn.utils.clip_grad_norm_(
-            [parameter for _, parameter in self._parameters],
-            float("inf") if limit is None else limit,
-        )
-        if wanted:
-            self._signals = Signals(gradient_norm=norm.item())
+        if "per_sample_gradients" in self._needs:
+            keep_samples(self._sample_gradients, self._pending)
+        if first:
+            self._measure()
+        if settings.gradient_clip_norm is not None:
+            nn.utils.clip_grad_norm_(
+                [parameter for _, parameter in self._parameters], settings.gradient_clip_norm
+            )
+
+    def _measure(self) -> None:
+        """Take the signals that the schedule needs, and record the norms where asked."""
+        schedule, measured = self.parts.schedule, self._group.measured
+        needs = schedule.needs if schedule else frozenset()
+        gradients = {name: p.grad for name, p in self._parameters if p.grad is not None}
+        self._signals = Signals()
+        if measured != 0:
+            self._signals = spread(self._sample_gradients, self._pending, gradients, measured)
+        elif "gradient_norm" in needs:
+            self._signals = Signals(gradient_norm=norm_of(gradients.values(), 2))
+        if self.parts.settings.record_gradient_norms:
+            values = gradients.values()
+            self._norms.append((self._progress.samples, norm_of(values, 2), norm_of(values, 1)))
 
     def _clear_gradients(self) -> None:
         for _, parameter in self._parameters:
             parameter.grad = None
+            if "per_sample_gradients" in self._needs:
+                parameter.grad_sample = None  # type: ignore[attr-defined]
 
     def _check_needs(self) -> None:
         parts = self.parts
@@ -370,12 +445,24 @@ class Stepper:
                 f"{parts.optimizer.name!r} or its schedule needs {', '.join(sorted(unmet))}, "
                 "which TorchTask does not supply"
             )
-        if "closure" in self._needs and parts.settings.precision == torch.float16:
-            raise TaskError(
-                f"mixed_precision: the optimizer {parts.optimizer.name!r} evaluates the loss "
-                "again, which float16 with its gradient scaling does not allow; "
-                "use bfloat16 or off"
-            )
+        if parts.settings.precision == torch.float16:
+            self._check_float16()
+
+    def _check_float16(self) -> None:
+        """Refuse what gradient scaling does not allow."""
+        optimizer, schedule = self.parts.optimizer, self.parts.schedule
+        if "closure" in optimizer.needs:
+            culprit = f"the optimizer {optimizer.name!r} evaluates the loss again"
+        elif "per_sample_gradients" in optimizer.needs:
+            culprit = f"the optimizer {optimizer.name!r} looks at the gradient of each sample"
+        elif schedule and "per_sample_gradients" in schedule.needs:
+            culprit = f"the schedule {schedule.name!r} looks at the gradient of each sample"
+        else:
+            return
+        raise TaskError(
+            f"mixed_precision: {culprit}, which float16 with its gradient scaling does not "
+            "allow; use bfloat16 or off"
+        )
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

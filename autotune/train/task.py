@@ -66,6 +66,21 @@ class Run(ABC):
         """Continue from `freeze`, in a run just opened with the same configuration and context;
         bit for bit on the same CPU type, versions, threads. `state` is left as it is."""
 
+    def branch(self, state: Mapping[str, Any]) -> None:
+        """Continue from `freeze` of another run, in a run just opened with the same
+        configuration and context but for the schedule and the horizon, which are its own from
+        here on: a cooldown branched off a checkpoint. The run may then be frozen and thawed
+        like any other, without the one it comes from. `state` is left as it is.
+
+        An engine that branches trial B off trial A at step s opens a run with A's seed, A's
+        configuration with B's schedule in it, and B's horizon; calls `branch` with the state
+        in A's checkpoint of step s; and from B's first checkpoint on calls `thaw`.
+
+        Raises:
+            TaskError: this kind of run cannot be branched.
+        """
+        raise TaskError(f"a {type(self).__name__} cannot be branched off another run's checkpoint")
+
     def static(self) -> Mapping[str, float]:
         """Metrics measured once (trainable_parameters, parameters, ...)."""
         return {}

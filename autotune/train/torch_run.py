@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from autotune.train.data import Pair, batches, is_iterable, part_of_stream
 from autotune.train.evaluation import SourceInputs, score, time_prediction
 from autotune.train.feed import Feed, can_resume
 from autotune.train.generators import Generators, derive_seed, isolated
+from autotune.train.gradient_norms import recorded_norms
 from autotune.train.model_state import base_names, freeze_model, thaw_model
 from autotune.train.settings import read_settings
 from autotune.train.state import StateError, from_plain, to_plain
@@ -28,7 +29,7 @@ from autotune.train.tensors import Spread, call, to_device
 if TYPE_CHECKING:
     from autotune.train.torch_task import TorchTask
 
-FORMAT = 1
+FORMAT = 2
 """Of the frozen state; a state of another is refused."""
 
 
@@ -91,6 +92,39 @@ class TorchRun(Run):
     def thaw(self, state: Mapping[str, Any]) -> None:
         """Continue from `freeze`, in a run just opened with the same configuration, seed and
         horizon. `state` is left as it is."""
+        self._take_over(state, self._stepper.load_state_dict)
+
+    def branch(self, state: Mapping[str, Any]) -> None:
+        """Continue from `freeze` of another run under this run's own schedule and horizon; all
+        else in configuration and context must be equal. Model, optimizer, generators and data
+        position are the other's; the schedule begins at its last commanded factors.
+
+        Raises:
+            PluginError: this run's schedule cannot take over.
+        """
+        self._take_over(state, self._stepper.branch)
+
+    def refine(
+        self, state: Mapping[str, Any], norm: Literal["l1", "l2"], filter_width: float = 0.1
+    ) -> None:
+        """Refine the schedule of this run, which has not begun, from the gradient norms that
+        another recorded until its `state` was frozen.
+
+        Args:
+            norm: ``l2`` for descent along the gradient, ``l1`` for Adam and its kin.
+            filter_width: share of the other run that the median filter spans.
+
+        Raises:
+            PluginError: this run's schedule cannot be refined.
+            TaskError: the other run recorded no norms, or this one has begun.
+        """
+        if self._stepper.samples:
+            raise TaskError(f"the run stands at {self._task.unit} {self._step}; expected 0")
+        self._stepper.refine(recorded_norms(state), norm, filter_width)
+
+    def _take_over(
+        self, state: Mapping[str, Any], load: Callable[[Mapping[str, Any]], None]
+    ) -> None:
         if state.get("format") != FORMAT:
             raise StateError(
                 f"the checkpoint is of format {state.get('format')!r}; expected {FORMAT}"
@@ -99,7 +133,7 @@ class TorchRun(Run):
             if self._adapter:
                 self._adapter.load_state_dict(from_plain(state["adapter"]))
             thaw_model(self._model, state["model"], self._pretrained)
-            self._stepper.load_state_dict(state)
+            load(state)
             self._feed.load_state_dict(from_plain(state["feed"]))
         self._generators.load_state_dict(from_plain(state["generators"]))
         self._step = state["step"]

@@ -278,9 +278,9 @@ def test_second_order_graphs_outlive_backward(accumulation: int) -> None:
 def test_needs_that_are_not_supplied_are_refused() -> None:
     class Greedy(Optimizer):
         name, summary, reference = "own", "", ""
-        needs = frozenset({"per_sample_gradients"})
+        needs = frozenset({"more_data"})
 
-    with pytest.raises(PluginError, match="needs per_sample_gradients"):
+    with pytest.raises(PluginError, match="needs more_data"):
         task_with(Greedy).open({"optimizer": {"name": "own"}}, RunContext(0, 2))
     with pytest.raises(TaskError, match="mixed_precision: the optimizer 'closure'"):
         task_with(Closure).open(
