@@ -19,6 +19,7 @@ LOWER = {
     "plugins": {"space"},
     "plugins.conformance": {"space", "plugins", "train"},
     "decide": {"space", "pareto", "plugins"},
+    "pfn": {"space", "plugins"},
     "train": {"space", "plugins"},
     "execute": {"space", "plugins", "train"},
     "study_file": {"space", "plugins"},

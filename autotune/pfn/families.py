@@ -69,8 +69,10 @@ def value(
     time = torch.where(time < saturation, time, after * (time - saturation) + saturation)
     gap = (end - start)[:, None]
     forward = end[:, None] - gap * remaining(time.clamp(min=0.0), saturation, alpha, precision)
-    slope = gap * (1.0 - remaining(saturation * 1e-4, saturation, alpha, precision)) / (
-        saturation * 1e-4
+    slope = (
+        gap
+        * (1.0 - remaining(saturation * 1e-4, saturation, alpha, precision))
+        / (saturation * 1e-4)
     )
     level = start[:, None].clamp(min=_TINY)
     backward = level * (time.clamp(max=0.0) * (slope + _TINY) / level).exp()

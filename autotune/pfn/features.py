@@ -127,7 +127,13 @@ def curves(count: int, curve: Tensor, time: Tensor, value: Tensor, spacing: Tens
 
 
 def _binned(
-    curve: Tensor, binned: Tensor, bins: int, value: Tensor, time: Tensor, count: int, summed: object
+    curve: Tensor,
+    binned: Tensor,
+    bins: int,
+    value: Tensor,
+    time: Tensor,
+    count: int,
+    summed: object,
 ) -> tuple[Tensor, Tensor]:
     """Means of value and time in equal parts of the prefix, empty ones as the part before."""
     assert callable(summed)

@@ -51,9 +51,7 @@ def outputs(inputs: Tensor, count: int, shape: Shape, generator: torch.Generator
     device = inputs.device
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(
-            networks, 1, 1, generator=generator, device=device
-        )
+        return low + (high - low) * torch.rand(networks, 1, 1, generator=generator, device=device)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator, device=device)

@@ -55,6 +55,14 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
+def _exactly(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """In float32 whatever the rest computes in: bfloat16 loses the third digit of a value."""
+    with torch.autocast(inputs.device.type, enabled=False):
+        found = layer(inputs)
+    assert isinstance(found, Tensor)
+    return found
+
+
 class Block(nn.Module):
     """A pre-norm transformer layer."""
 
@@ -96,9 +104,7 @@ class CurveNetwork(nn.Module):
         super().__init__()
         self.size = size if size is not None else Size()
         width = self.size.width
-        self.embed = nn.Sequential(
-            nn.Linear(TOKEN, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.embed = nn.Sequential(nn.Linear(TOKEN, width), nn.GELU(), nn.Linear(width, width))
         self.embed_horizon = nn.Sequential(
             nn.Linear(features.HORIZON, width), nn.GELU(), nn.Linear(width, width)
         )
@@ -116,7 +122,7 @@ class CurveNetwork(nn.Module):
         """
         studies = len(tokens)
         registers = self.registers.expand(studies, -1, -1)
-        x = torch.cat([registers.to(tokens.dtype), self.embed(tokens)], dim=1)
+        x = torch.cat([registers.to(tokens.dtype), _exactly(self.embed, tokens)], dim=1)
         if mask is not None:
             there = torch.ones(studies, len(self.registers), dtype=torch.bool, device=mask.device)
             mask = torch.cat([there, mask], dim=1)[:, None, None, :]
@@ -139,7 +145,7 @@ class CurveNetwork(nn.Module):
         Returns:
             Shape (studies, queries, bins).
         """
-        x = self.embed(tokens) + self.embed_horizon(horizon)
+        x = _exactly(self.embed, tokens) + _exactly(self.embed_horizon, horizon)
         for block, layer in zip(self.blocks, memory.layers, strict=True):
             x = block(x, layer, memory.mask)
         return self.head(self.norm(x))

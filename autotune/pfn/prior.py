@@ -102,9 +102,7 @@ class _Draw:
 
 
 @torch.no_grad()
-def sample(
-    studies: int, context: int, new: int, queries: int, generator: torch.Generator
-) -> Batch:
+def sample(studies: int, context: int, new: int, queries: int, generator: torch.Generator) -> Batch:
     """Draw a batch.
 
     Args:
@@ -189,7 +187,9 @@ def _curves(draw: _Draw, inputs: Tensor) -> _Curves:
     after = torch.where(
         decline < 0.35,
         after,
-        torch.where(decline < 0.75, after.clamp(min=0.0), torch.where(after < 0, shrink * after, after)),
+        torch.where(
+            decline < 0.75, after.clamp(min=0.0), torch.where(after < 0, shrink * after, after)
+        ),
     )
 
     noise = (_normal(next(each)) - 5.0).exp()
@@ -219,13 +219,15 @@ def _curves(draw: _Draw, inputs: Tensor) -> _Curves:
     )
 
     spikes = draw.between(0.005, 0.08, studies) * draw.chance(0.15, studies)
-    narrow = draw.chance(0.25, studies)
-    width = torch.where(narrow, 10.0 ** draw.between(-2.0, 0.0, studies), 1.0)
+    range_of = draw.uniform(studies)
+    width = torch.where(range_of < 0.25, 10.0 ** draw.between(-2.0, 0.0, studies), 1.0)
     low = draw.uniform(studies) * (1.0 - width)
+    # A loss told as a share of what it was at the start, worse ones clipped.
+    relative = range_of > 0.8
+    width = torch.where(relative, 1.0 / (1.0 - start).clamp(min=0.01), width)
+    low = torch.where(relative, -start * width, low)
     floor = torch.where(draw.chance(0.2, studies), start, 0.0)
-    warp = torch.where(
-        draw.chance(0.15, studies), 10.0 ** draw.between(0.0, 3.0, studies), 0.0
-    )
+    warp = torch.where(draw.chance(0.15, studies), 10.0 ** draw.between(0.0, 3.0, studies), 0.0)
     return _Curves(
         first, end, weight, saturation, alpha, precision, after, noise, growth, delay,
         wave_size, wave_rate, wave_phase, crash, crash_value, of_study(spikes), of_study(low),
@@ -255,9 +257,7 @@ def _normal(u: Tensor) -> Tensor:
 def _levels(draw: _Draw, studies: int) -> Tensor:
     """Units of the horizon, (studies,)."""
     usual = draw.chance(0.6, studies)
-    power = torch.where(
-        usual, draw.between(0.6, 2.4, studies), draw.between(0.0, 3.0, studies)
-    )
+    power = torch.where(usual, draw.between(0.6, 2.4, studies), draw.between(0.0, 3.0, studies))
     return (10.0**power).round().clamp(min=1.0)
 
 
@@ -377,12 +377,11 @@ def _noisy(draw: _Draw, curves: _Curves, curve: Tensor, time: Tensor) -> Tensor:
     return curves.low[curve] + curves.width[curve] * y
 
 
-def _displayed(
-    draw: _Draw, value: Tensor, study: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor]:
+def _displayed(draw: _Draw, value: Tensor, study: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """In some studies, values normalised by the observed range, or rounded."""
     studies = len(target)
     device = value.device
+    value = value.clamp(0.0, 1.0)
     low = torch.full((studies,), math.inf, device=device).scatter_reduce_(0, study, value, "amin")
     high = torch.full((studies,), -math.inf, device=device).scatter_reduce_(0, study, value, "amax")
     known = (high > low) & draw.chance(0.2, studies)
@@ -393,7 +392,7 @@ def _displayed(
     rounded = draw.chance(0.15, studies)
 
     def shown(y: Tensor, of: Tensor) -> Tensor:
-        y = ((y - low[of]) / width[of]).clamp(0.0, 1.0)
+        y = ((y.clamp(0.0, 1.0) - low[of]) / width[of]).clamp(0.0, 1.0)
         return torch.where(rounded[of], (y * digits[of]).round() / digits[of], y).clamp(0.0, 1.0)
 
     of_query = torch.arange(studies, device=device)[:, None].expand_as(target)

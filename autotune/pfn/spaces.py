@@ -55,9 +55,7 @@ def sample(studies: int, count: int, generator: torch.Generator) -> Configuratio
     shown = torch.where(categorical[:, None], code / (levels - 1)[:, None], value)
     meant = torch.where(categorical[:, None], meant, value)
 
-    conditional = (
-        (uniform(studies, 1) < 0.3) & (uniform(studies, SLOTS) < 0.4) & present
-    )
+    conditional = (uniform(studies, 1) < 0.3) & (uniform(studies, SLOTS) < 0.4) & present
     parent = (uniform(studies, SLOTS) * SLOTS).long()
     threshold = 0.2 + 0.6 * uniform(studies, 1, SLOTS)
     above = shown.gather(2, parent[:, None].expand(-1, count, -1)) > threshold

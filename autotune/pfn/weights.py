@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 def save(path: Path, network: CurveNetwork, card: Mapping[str, Any]) -> None:
-    """Write weights in bfloat16, whole or not at all.
+    """Write weights in float32, whole or not at all.
 
     Args:
         card: plain values about how they were made.
@@ -28,7 +28,7 @@ def save(path: Path, network: CurveNetwork, card: Mapping[str, Any]) -> None:
 
     header = {"format": FORMAT, "size": network.size.to_plain(), "card": dict(card)}
     tensors = {
-        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
         for name, tensor in network.state_dict().items()
     }
     temporary = path.with_suffix(".partial")
@@ -37,7 +37,7 @@ def save(path: Path, network: CurveNetwork, card: Mapping[str, Any]) -> None:
 
 
 def load(path: Path = SHIPPED) -> CurveNetwork:
-    """A network with the weights of a file, in float32 and for evaluation.
+    """A network with the weights of a file, for evaluation.
 
     Raises:
         ValueError: if the file is no such file, naming it and what is wrong.
@@ -48,8 +48,7 @@ def load(path: Path = SHIPPED) -> CurveNetwork:
     card = read_header(path)
     try:
         network = CurveNetwork(Size(**card["size"]))
-        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
-        network.load_state_dict(tensors)
+        network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: these weights do not fit the curve network: {error}") from error
     return network.eval().requires_grad_(False)
