@@ -1,0 +1,119 @@
+"""The methods that are compared, and how each of them is driven.
+
+All of them see the table's hyperparameters as numbers in the unit cube (logarithmic where the
+table says so) and train through the same ledger. A proposal becomes the nearest row that was not
+begun yet, and the method is told that row, not what it had proposed; autotune's space holds the
+rows themselves. A run that diverges ends there, having cost what it trained, and its method is
+told so in its own way.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from common.tables import Table
+from replayed.ledger import Ledger
+
+from peers import own
+
+_LEDGER = Path(__file__).parents[1] / "replayed" / "ledger.py"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of the comparison.
+
+    Args:
+        name: in the table.
+        module, arguments: `module` of this package runs it: ``run(table, ledger, seed,
+            **arguments)``.
+        distributions: what must be installed.
+        how: how the real thing is driven, for the reader.
+        slow: only on the named tables, 3 seeds, to 300 epochs.
+        anytime: knows nothing of the budget, so that a longer search answers for a shorter one.
+    """
+
+    name: str
+    module: str
+    distributions: tuple[str, ...]
+    how: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    slow: bool = False
+    anytime: bool = True
+
+    def missing(self) -> str | None:
+        """The first distribution that is not installed."""
+        for name in self.distributions:
+            try:
+                metadata.version(name)
+            except metadata.PackageNotFoundError:
+                return name
+        return None
+
+    def version(self) -> str:
+        """Changes whenever its results may: with the code that drives it, and with what is
+        installed."""
+        digest = hashlib.sha256(repr(sorted(self.arguments.items())).encode())
+        for path in (_LEDGER, Path(__file__).with_name(f"{self.module}.py")):
+            code = ast.parse(path.read_text(encoding="utf-8"))
+            digest.update(ast.dump(code).encode())  # comments and layout do not count
+        digest.update(repr([(n, metadata.version(n)) for n in self.distributions]).encode())
+        if self.module == "own":
+            digest.update(own.version().encode())
+        return digest.hexdigest()[:12]
+
+    def run(self, table: Table, ledger: Ledger, seed: int) -> None:
+        """Search until nothing is left to spend or to do."""
+        driver: Callable[..., None] = importlib.import_module(f"peers.{self.module}").run
+        driver(table, ledger, seed, **self.arguments)
+
+
+OWN = "its Search, fed with a replay's events"
+OPTUNA = "real package: ask/tell, report and should_prune"
+SYNE_TUNE = "real scheduler: suggest, on_trial_result (stops trials; 0.16 cannot promote)"
+
+
+def methods() -> dict[str, Method]:
+    """Every method by its name, autotune's default first."""
+    found = [Method("autotune", "own", ("autotune-torch",), OWN, anytime=False)]
+    for policy in own.policies():
+        name = "random" if policy == "random_search" else policy
+        found.append(
+            Method(
+                f"autotune_{name}",
+                "own",
+                ("autotune-torch",),
+                OWN,
+                {"policy": policy},
+                anytime=False,
+            )
+        )
+    for sampler in ("tpe", "gp"):
+        for pruner in ("hyperband", "median"):
+            found.append(
+                Method(
+                    f"optuna_{sampler}_{pruner}",
+                    "optuna_study",
+                    ("optuna",),
+                    OPTUNA,
+                    {"sampler": sampler, "pruner": pruner},
+                )
+            )
+    for name in ("asha", "asha_cqr", "cqr"):
+        found.append(
+            Method(
+                f"syne_tune_{name}",
+                "syne_tune_scheduler",
+                ("syne-tune",),
+                SYNE_TUNE,
+                {"scheduler": name},
+            )
+        )
+    return {method.name: method for method in found}

@@ -1,0 +1,134 @@
+"""autotune itself: the real `Search`, fed with the events that a study's replay executor would
+send, so that its decisions are those of a real study with one worker."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from common.tables import RowSpace, Table
+from replayed.ledger import Ledger, Spent, Training, epoch_seconds
+
+import autotune
+from autotune.decide import Search, build_search
+from autotune.header import SEARCH_DEFAULTS
+from autotune.plugins.discovery import Catalogue
+from autotune.plugins.search import (
+    Budget,
+    Decided,
+    Event,
+    Failed,
+    Finalists,
+    Frozen,
+    Key,
+    Observed,
+    SearchContext,
+    Start,
+    Stop,
+    Thaw,
+)
+from autotune.space import Space
+
+_PARTS = ("decide", "pfn", "plugins", "space", "header.py")
+
+
+def parts(policy: str | None = None) -> dict[str, dict[str, str]]:
+    """What a study's search is made of: its defaults, with another policy if one is named; the
+    policy that trains everything to the end takes random proposals, as random search does."""
+    chosen = dict(SEARCH_DEFAULTS)
+    if policy is not None:
+        chosen["policy"] = policy
+    if policy == "random_search":
+        chosen["proposer"] = "random"
+    return {part: {"name": name} for part, name in chosen.items()}
+
+
+def policies() -> list[str]:
+    """Every registered policy except the default, in order."""
+    return [name for name in Catalogue().names("policy") if name != SEARCH_DEFAULTS["policy"]]
+
+
+def search_for(table: Table, ledger: Ledger, seed: int, policy: str | None) -> tuple[Search, Rows]:
+    """The search over a table's rows, and the rows in the seed's order."""
+    rows = Rows(table, seed)
+    seconds = ledger.limit.seconds(table)
+    budget = Budget(units=ledger.limit.epochs) if seconds is None else Budget(seconds=seconds)
+    context = SearchContext(
+        rows.space, Space({}), (table.objective,), table.units, budget, seed, workers=1
+    )
+    return build_search(context, parts(policy), Catalogue().get), rows
+
+
+class Rows:
+    """A table's rows in an order that depends on the seed: the first is the default
+    configuration, which a study tries first."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        self.order = np.random.default_rng(seed).permutation(len(table))
+        self.space = RowSpace(table.points[self.order], table.active[self.order])
+
+    def row(self, configuration: dict[str, float]) -> int:
+        """The table's row of a configuration."""
+        return int(self.order[self.space.row(configuration)])
+
+
+def run(table: Table, ledger: Ledger, seed: int, policy: str | None = None) -> None:
+    """Search until the search stops or the ledger is spent."""
+    search, rows = search_for(table, ledger, seed, policy)
+    trainings: dict[int, Training] = {}
+    clock = 0.0
+    while True:
+        number = search.trials.decisions
+        decision = search.decide(Key(seed, number))
+        if isinstance(decision, Stop):
+            return
+        if not isinstance(decision, Start | Thaw | Finalists):
+            raise TypeError(f"{decision!r}: a recorded table can be trained, nothing else")
+        search.observe(Decided(number, decision, clock))
+        if isinstance(decision, Finalists):
+            continue  # nothing runs for it; their training is decided next
+        if isinstance(decision, Start):
+            trainings[decision.trial] = ledger.begin(rows.row(dict(decision.configuration)))
+        try:
+            events = segment(table, trainings[decision.trial], decision, clock)
+        except Spent:
+            return
+        for event in events:
+            clock = event.at
+            search.observe(event)
+
+
+def segment(table: Table, training: Training, decision: Start | Thaw, at: float) -> list[Event]:
+    """Train to where the decision says; the events that a worker would send."""
+    trial, events = decision.trial, []
+    while training.step < decision.to:
+        value = training.epoch()
+        seconds = epoch_seconds(table, training.row, training.step)
+        at += seconds
+        if training.diverged:
+            last = training.step - 1
+            events.append(Failed(trial, last, "not_finite", "the recorded run diverged", at=at))
+            return events
+        raw = table.objective.sign * value
+        assert math.isfinite(raw)
+        metrics = {table.objective.name: raw}
+        events.append(Observed(trial, training.step, metrics, seconds, at))
+    events.append(Frozen(trial, training.step, f"{trial}-{training.step}", at=at))
+    return events
+
+
+@cache
+def version() -> str:
+    """Digest of everything in autotune that decides, weights included."""
+    folder = Path(autotune.__file__).parent
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for part in _PARTS:
+        root = folder / part
+        for path in sorted([root] if root.is_file() else root.rglob("*")):
+            if path.suffix in (".py", ".safetensors"):
+                digest.update(path.relative_to(folder).as_posix().encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

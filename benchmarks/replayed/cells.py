@@ -1,0 +1,170 @@
+"""Results of single searches, kept in files so that nothing is searched twice.
+
+``--json FILE`` holds what the comparison is about, a line for each (file, method, seed, budget).
+Beside it, ``FILE`` with the ending ``.cells.jsonl`` holds all that is known of each search, with
+the version of its method, so that a changed method is searched anew and no other. Lines are
+appended; the last of equal cells counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from common.tables import Table
+
+from replayed.ledger import BUDGETS, Ledger, Limit, Spent, regrets, test_regrets
+
+
+@dataclass(frozen=True)
+class Task:
+    """One search: a method on a file with a seed, within a limit."""
+
+    file: str
+    method: str
+    seed: int
+    limit: Limit
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a search found.
+
+    Args:
+        version: of the method (`peers.Method.version`).
+        epochs: the limit; `clock` says of what.
+        regret, test_regret: by budget; the latter is empty where the table has no test values.
+        trained: epochs that were trained; `configurations`: rows that were begun.
+        wall: seconds that the search itself took.
+    """
+
+    file: str
+    method: str
+    seed: int
+    clock: str
+    epochs: int
+    version: str
+    regret: Mapping[int, float]
+    test_regret: Mapping[int, float]
+    trained: int
+    configurations: int
+    wall: float
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What it is the result of."""
+        return self.file, self.method, self.seed, self.clock
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Its lines for ``--json``: epochs only, seconds being another comparison."""
+        if self.clock == "epochs":
+            for budget, regret in self.regret.items():
+                yield {
+                    "file": self.file,
+                    "method": self.method,
+                    "seed": self.seed,
+                    "budget": budget,
+                    "regret": regret,
+                }
+
+
+def searched(task: Task, table: Table, method: Any) -> Cell:
+    """Run a search."""
+    ledger = Ledger(table, task.limit)
+    begun = time.perf_counter()
+    try:
+        method.run(table, ledger, task.seed)
+    except Spent:
+        raise AssertionError(f"{method.name}: its driver let Spent through") from None
+    wall = time.perf_counter() - begun
+    budgets = tuple(budget for budget in BUDGETS if budget <= task.limit.epochs)
+    return Cell(
+        task.file,
+        task.method,
+        task.seed,
+        task.limit.clock,
+        task.limit.epochs,
+        method.version(),
+        {budget: round(value, 6) for budget, value in regrets(ledger, budgets).items()},
+        {budget: round(value, 6) for budget, value in test_regrets(ledger, budgets).items()},
+        len(ledger.values),
+        len(ledger.used),
+        round(wall, 2),
+    )
+
+
+class Store:
+    """The files behind ``--json FILE``; without one, cells live as long as the process."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._cells: dict[tuple[tuple[str, str, int, str], int], Cell] = {}
+        self._read()
+
+    def find(self, task: Task, version: str, anytime: bool) -> Cell | None:
+        """The result of a task by this version of its method; if the method knows nothing of
+        its budget, a longer search's will do."""
+        key = (task.file, task.method, task.seed, task.limit.clock)
+        for (kept, epochs), cell in self._cells.items():
+            enough = epochs >= task.limit.epochs if anytime else epochs == task.limit.epochs
+            if kept == key and enough and cell.version == version:
+                return cell
+        return None
+
+    def add(self, cell: Cell) -> None:
+        """Keep a result."""
+        self._keep(cell)
+        if self.path is not None:
+            _append(self._beside(self.path), [asdict(cell)])
+            _append(self.path, cell.lines())
+
+    def tidy(self, known: Iterable[str]) -> None:
+        """Write the five-key file anew from the cells: a cell that was searched again by a newer
+        version, or to a larger budget, has one line for each budget, the newest.
+
+        Args:
+            known: methods that there are; lines of others stay out.
+        """
+        if self.path is None:
+            return
+        self._read()  # another process may have added to it
+        lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for cell in self._cells.values():
+            for line in cell.lines() if cell.method in set(known) else ():
+                lines[tuple(line[k] for k in ("file", "method", "seed", "budget"))] = line
+        temporary = self.path.with_name(self.path.name + ".new")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
+        os.replace(temporary, self.path)
+
+    def _read(self) -> None:
+        if self.path is not None and self._beside(self.path).exists():
+            for line in self._beside(self.path).read_text(encoding="utf-8").splitlines():
+                self._keep(_cell(json.loads(line)))
+
+    def _keep(self, cell: Cell) -> None:
+        place = (cell.key, cell.epochs)
+        self._cells.pop(place, None)  # the newest stands last
+        self._cells[place] = cell
+
+    @staticmethod
+    def _beside(path: Path) -> Path:
+        return path.with_suffix(".cells.jsonl")
+
+
+def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    if text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _cell(plain: dict[str, Any]) -> Cell:
+    for name in ("regret", "test_regret"):
+        plain[name] = {int(budget): value for budget, value in plain[name].items()}
+    return Cell(**plain)

@@ -1,0 +1,211 @@
+"""How little a search needs: autotune and its peers on recorded learning curves, replayed.
+
+Mean normalised regret and rank after 25 to 1000 epochs, suites weighted equally, with paired
+intervals of autotune's difference from each other method; the same on the test split and in
+seconds where the tables have them. `peers` says who takes part and how each is driven,
+`replayed.ledger` what an epoch costs and how regret is scaled. `benchmarks/README.md` says how to
+install the peers; methods that are not installed are named and left out.
+
+    python benchmarks/search.py --json results.jsonl                 # everything, hours
+    python benchmarks/search.py --json results.jsonl --quick         # within 45 minutes
+    python benchmarks/search.py --smoke                              # seconds
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+from common.tables import FOLDER, Table, load, suite_of
+from peers import Method, methods
+from replayed.cells import Cell, Store, Task, searched
+from replayed.ledger import BUDGETS, Limit
+from replayed.plot import draw
+from replayed.summary import compared, text
+
+SUITES = ("taskset", "lcbench_surrogate", "arlbench", "deepobs")
+NAMED = (
+    "taskset_patch128_LSTM128_bs64",
+    "taskset_patch32_LSTM128_bs128",
+    "lcbench_surrogate_167104",
+    "lcbench_surrogate_189873",
+    "arlbench_ppo_cc_cartpole",
+    "arlbench_sac_brax_hopper",
+    "deepobs_fmnist_2c2d",
+    "deepobs_svhn_wrn164",
+)
+"""Two tables of each suite, for the slow peers and for ``--quick``."""
+
+SLOW_SEEDS, SLOW_EPOCHS = 3, 300
+SMOKE = ("autotune", "autotune_random", "autotune_successive_halving", "optuna_tpe_hyperband")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared with what: all methods on all files and seeds, to the last budget."""
+
+    title: str
+    files: tuple[str, ...]
+    seeds: tuple[int, ...]
+    epochs: int
+    methods: tuple[Method, ...]
+    clock: str = "epochs"
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        return tuple(budget for budget in BUDGETS if budget <= self.epochs)
+
+    def tasks(self) -> Iterator[tuple[Task, Method]]:
+        for seed in self.seeds:
+            for method in self.methods:
+                for file in self.files:
+                    yield Task(file, method.name, seed, Limit(self.epochs, self.clock)), method
+
+
+def grids(
+    files: Sequence[str], chosen: Sequence[Method], seeds: int, quick: bool, smoke: bool
+) -> list[Grid]:
+    """The comparisons to make."""
+    fast = tuple(method for method in chosen if not method.slow)
+    named = tuple(file for file in files if file in NAMED)
+    if smoke:
+        return [Grid("smoke run", named[2:3] + named[4:5], (0,), 50, fast)]
+    few = tuple(range(min(seeds, SLOW_SEEDS)))
+    if quick:
+        timed = tuple(file for file in named if suite_of(file) == "lcbench_surrogate")
+        return [
+            Grid("quick", named, few[:2], 500, fast),
+            Grid("quick, seconds", timed, few[:2], 200, fast, "seconds"),
+            Grid("quick, slow peers", named, few[:2], 100, tuple(chosen)),
+        ]
+    timed = tuple(file for file in files if suite_of(file) == "lcbench_surrogate")
+    every = tuple(range(seeds))
+    return [
+        Grid("named tables, all methods", named, few, SLOW_EPOCHS, tuple(chosen)),
+        Grid("all tables", tuple(files), every, BUDGETS[-1], fast),
+        Grid("all tables with times, seconds", timed, every, 300, fast, "seconds"),
+    ]
+
+
+# --- running --------------------------------------------------------------------------------
+
+
+@cache
+def _table(path: Path) -> Table:
+    return load(path)
+
+
+def _work(task: Task, folder: Path) -> Cell:
+    return searched(task, _table(folder / f"{task.file}.npz"), methods()[task.method])
+
+
+def ensure(tasks: Sequence[Task], folder: Path, parallel: int, store: Store) -> None:
+    """Search what is not known yet, so many at once; results are kept as they come."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"  # of the processes begun below
+    # A fresh process for each few searches: some peers grow slow or large with their state.
+    with ProcessPoolExecutor(
+        parallel, mp_context=get_context("spawn"), max_tasks_per_child=25
+    ) as pool:
+        futures = {pool.submit(_work, task, folder): task for task in tasks}
+        for count, future in enumerate(as_completed(futures), start=1):
+            cell = future.result()
+            store.add(cell)
+            print(
+                f"[{count}/{len(tasks)}] {cell.method} {cell.file} seed {cell.seed}: "
+                f"{cell.regret[max(cell.regret)]:.3f} after {max(cell.regret)} {cell.clock}"
+                f"{' of an epoch each' if cell.clock == 'seconds' else ''} ({cell.wall:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = _parser()
+    given = parser.parse_args()
+    every = methods()
+    names = given.methods or (list(SMOKE) if given.smoke else list(every))
+    if unknown := [name for name in names if name not in every]:
+        parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(every)}")
+    files = [path.stem for path in sorted(given.curves.glob("*.npz"))]
+    files = [file for file in files if suite_of(file) in SUITES]
+    if not files:
+        message = f"there are no recorded tables in {given.curves}"
+        if given.smoke:
+            print(f"nothing to measure: {message}")
+            return
+        parser.error(message)
+    chosen = _installed([every[name] for name in names])
+    store = Store(given.json)
+    wanted = grids(files, chosen, given.seeds, given.quick, given.smoke)
+    missing: dict[Task, None] = {}
+    versions = {method.name: method.version() for method in chosen}
+    for grid in wanted:
+        for task, method in grid.tasks():
+            longer = Task(task.file, task.method, task.seed, Limit(BUDGETS[-1], task.limit.clock))
+            covered = method.anytime and longer in missing
+            if not covered and store.find(task, versions[method.name], method.anytime) is None:
+                missing[task] = None
+    ensure(list(missing), given.curves, given.parallel, store)
+    store.tidy(every)
+    report(wanted, store, versions, given.plot)
+
+
+def _installed(chosen: Sequence[Method]) -> list[Method]:
+    print("methods, and how each is driven:")
+    present = []
+    for method in chosen:
+        lacking = method.missing()
+        print(f"  {method.name:30}{method.how if lacking is None else f'left out: no {lacking}'}")
+        if lacking is None:
+            present.append(method)
+    return present
+
+
+def report(
+    wanted: Sequence[Grid], store: Store, versions: dict[str, str], plot: Path | None
+) -> None:
+    """Print every comparison, and draw the largest."""
+    drawn = max(wanted, key=lambda grid: len(grid.files) * grid.epochs)
+    for grid in wanted:
+        cells = []
+        for task, method in grid.tasks():
+            cell = store.find(task, versions[method.name], method.anytime)
+            if cell is not None:
+                cells.append(cell)
+        names = [method.name for method in grid.methods]
+        result = compared(cells, names, grid.files, grid.seeds, grid.budgets)
+        title = grid.title
+        if grid.clock == "seconds":
+            title += "; budgets are in mean seconds of the table's epochs"
+        print(text(result, title))
+        tested = [f for f in grid.files if all(c.test_regret for c in cells if c.file == f)]
+        if tested and grid.clock == "epochs":
+            measured = compared(cells, names, tested, grid.seeds, grid.budgets, test=True)
+            print(text(measured, f"{grid.title}, regret on the test split"))
+        if plot is not None and grid is drawn:
+            draw(result, plot)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--curves", type=Path, default=FOLDER, help="folder of the tables")
+    parser.add_argument("--json", type=Path, help="file of results, added to and resumed from")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--parallel", type=int, default=2, help="searches at once")
+    parser.add_argument("--plot", type=Path, help="draw the regret as a PNG file")
+    parser.add_argument("--quick", action="store_true", help="eight tables, two seeds")
+    parser.add_argument("--smoke", action="store_true", help="two tables, 50 epochs, few methods")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
