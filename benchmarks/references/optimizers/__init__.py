@@ -1,0 +1,1 @@
+"""References of optimizers: each module defines `REFERENCE`, a `references.record.Reference`."""

@@ -1,0 +1,102 @@
+"""What a reference says of itself, and what the references have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autotune.plugins import Control, Progress, Signals
+from references.problems import Problem, Weights
+
+Hyperparameters = Mapping[str, Any]
+Trajectory = Callable[[Problem, Hyperparameters], Iterator[Weights]]
+
+SAME_FORMULA = 1e-10
+"""Largest relative difference where both sides compute the same formula in float64."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An optimizer's reference.
+
+    Args:
+        source: the paper and its equations or algorithm, or the library and its version.
+        trajectory: yields the weights after each step of a problem.
+        differences: where the paper and the authors' code differ, and which is followed.
+        problems: names of the problems to go through.
+        settings: hyperparameters set in every configuration, dotted, so that what the method
+            does once in hundreds of steps happens within fifty.
+        tolerance, reason: the largest relative difference allowed, and why where it is not
+            `SAME_FORMULA`.
+    """
+
+    source: str
+    trajectory: Trajectory
+    differences: str = ""
+    problems: Sequence[str] = ("fixed gradients",)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: float = SAME_FORMULA
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule's reference.
+
+    Args:
+        source, differences, settings, tolerance, reason: as of `Reference`.
+        controls: what the schedule commands at each of a run's progresses, given its signals.
+    """
+
+    source: str
+    controls: Callable[[Hyperparameters, Sequence[Progress], Sequence[Signals]], list[Control]]
+    differences: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: float = SAME_FORMULA
+    reason: str = ""
+
+
+def decayed(weight: Tensor) -> bool:
+    """Whether weight decay touches this parameter: not biases and the scales of norms."""
+    return weight.ndim >= 2
+
+
+def zeros(weights: Weights) -> Weights:
+    """A state that starts at zero."""
+    return {name: torch.zeros_like(weight) for name, weight in weights.items()}
+
+
+def library(
+    build: Callable[[list[dict[str, Any]], Hyperparameters], torch.optim.Optimizer],
+    decay: str | None = "weight_decay",
+) -> Trajectory:
+    """The trajectory of a library's optimizer.
+
+    Args:
+        build: makes the optimizer of parameter groups and hyperparameters. The groups state
+            their weight decay: the one chosen for matrices and kernels, 0 for the rest.
+        decay: the hyperparameter that holds the weight decay, None if there is none.
+    """
+
+    def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
+        leaves = {n: torch.nn.Parameter(w) for n, w in problem.weights().items()}
+        strength = h[decay] if decay else 0.0
+        groups = [
+            {"params": [p], "weight_decay": strength if decayed(p) else 0.0}
+            for p in leaves.values()
+        ]
+        optimizer = build(groups, h)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for t in range(1, problem.steps + 1):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * problem.factor(t)
+            for name, gradient in problem.gradients(t, leaves).items():
+                leaves[name].grad = gradient
+            optimizer.step()
+            yield {name: p.detach().clone() for name, p in leaves.items()}
+
+    return trajectory

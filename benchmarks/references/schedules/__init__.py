@@ -1,0 +1,1 @@
+"""References of schedules: each module defines `REFERENCE`, a `references.record.Schedule`."""

@@ -1,0 +1,10 @@
+"""A constant rate after a linear warm-up."""
+
+from references.curves import pointwise, warmup
+from references.record import Schedule
+
+REFERENCE = Schedule(
+    source="Goyal et al. 2017 (arXiv 1706.02677), section 2.2: gradual warm-up",
+    controls=pointwise(lambda h, progress: warmup(progress, h["warmup_samples"])),
+    settings={"warmup_samples": 37},
+)
