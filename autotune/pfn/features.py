@@ -38,117 +38,109 @@ def curves(count: int, curve: Tensor, time: Tensor, value: Tensor, spacing: Tens
     Returns:
         Shape (count, `CURVE`), float32.
     """
-    device = value.device
     value, time = value.float(), time.float()
     number = torch.bincount(curve, minlength=count)
-    end = number.cumsum(0)
-    begin = end - number
     has = number > 0
-    if len(value) == 0:
-        value, time = torch.zeros(1, device=device), torch.zeros(1, device=device)
-        curve_of = torch.zeros(0, dtype=torch.long, device=device)
-    else:
-        curve_of = curve
-    observed = len(curve_of)
+    ends = torch.stack([has.float(), spacing.float().log() / 7.0], dim=1)
+    if not len(value):
+        return torch.cat([torch.zeros(count, CURVE - 2, device=value.device), ends], dim=1)
+    end = number.cumsum(0)
+    begin = (end - number).clamp(max=len(value) - 1)
     last_index = (end - 1).clamp(min=0)
-    first_index = begin.clamp(max=len(value) - 1)
-    last, first, last_time = value[last_index], value[first_index], time[last_index]
-    known = value[:observed]
-
-    def summed(numbers: Tensor, groups: Tensor, size: int) -> Tensor:
-        # In float64: long curves of nearly equal values cancel.
-        total = torch.zeros(size, dtype=torch.float64, device=device)
-        return total.index_add_(0, groups, numbers.double())
-
-    def mean(numbers: Tensor) -> Tensor:
-        return (summed(numbers, curve_of, count) / number.clamp(min=1)).float()
-
-    def extreme(reduce: str, initial: float) -> Tensor:
-        found = torch.full((count,), initial, device=device)
-        found.scatter_reduce_(0, curve_of, known, reduce)
-        return torch.where(has, found, 0.0)
-
-    highest = extreme("amax", -math.inf)
-    step = torch.zeros_like(known)
-    bend = torch.zeros_like(known)
-    if observed > 1:
-        same = curve_of[1:] == curve_of[:-1]
-        step[1:] = torch.where(same, known[1:] - known[:-1], 0.0)
-        inside = same[1:] & same[:-1]
-        bend[2:] = torch.where(inside, step[2:] - step[1:-1], 0.0)
+    last, last_time = value[last_index], time[last_index]
+    highest = _extreme(value, curve, has, "amax")
     scalars = [
         last,
-        first,
-        mean(known),
+        value[begin],
+        _mean(value, curve, number),
         highest,
-        extreme("amin", math.inf),
+        _extreme(value, curve, has, "amin"),
         last_time,
         number.float().log1p() / 7.0,
-        (mean(step.square()) + 1e-10).log() / 10.0 + 1.0,
-        (mean(bend.square()) + 1e-10).log() / 10.0 + 1.0,
+        *_roughness(value, curve, number),
     ]
-    place = (end[:, None] - 1) - torch.arange(LAST + 1, device=device)
-    inside = place >= begin[:, None]
-    place = place.clamp(min=0, max=len(value) - 1)
-    recent, when = value[place], time[place]
-    changes = torch.where(inside[:, 1:], recent[:, :-1] - recent[:, 1:], 0.0)
-    passed = torch.where(inside[:, 1:], when[:, :-1] - when[:, 1:], 1.0)
-    signed = changes.sign() * (_SHARP * changes.abs()).log1p() / math.log1p(_SHARP)
-
-    relative = time[:observed] / last_time[curve_of].clamp(min=1e-9)
-    binned = (relative * BINS).ceil().long().clamp(1, BINS) - 1
-    means, times = _binned(curve_of, binned, BINS, known, time[:observed], count, summed)
+    relative = time / last_time[curve].clamp(min=1e-9)
+    part = (relative * BINS).ceil().long().clamp(1, BINS) - 1
     octave = (-relative.clamp(min=1e-9).log2()).floor().long().clamp(0, OCTAVES - 1)
-    group = curve_of * OCTAVES + octave
-    held = summed(torch.ones_like(known), group, count * OCTAVES)
-    by_octave = (summed(known, group, count * OCTAVES) / held.clamp(min=1)).float()
-    by_octave = by_octave.reshape(count, OCTAVES)
-    filled = (held > 0).reshape(count, OCTAVES)
-    by_octave = torch.where(filled, last[:, None] - by_octave, 0.0)
+    level, held = _by_group(value, curve * OCTAVES + octave, count, OCTAVES)
     found = torch.cat(
         [
             torch.stack(scalars, dim=1),
-            4.0 * changes,
-            signed,
-            passed.clamp(min=1e-4).log() / 9.0,
-            means,
-            times,
-            4.0 * by_octave,
-            filled.float(),
+            *_recent(value, time, begin, end),
+            *_parts(value, time, curve * BINS + part, count),
+            torch.where(held > 0, 4.0 * (last[:, None] - level), 0.0),
+            (held > 0).float(),
             waves(last),
             waves(highest),
             waves(last_time),
         ],
         dim=1,
     )
-    found = torch.where(has[:, None], found, 0.0)
-    ends = torch.stack([has.float(), spacing.float().log() / 7.0], dim=1)
-    return torch.cat([found, ends], dim=1)
+    return torch.cat([torch.where(has[:, None], found, 0.0), ends], dim=1)
 
 
-def _binned(
-    curve: Tensor,
-    binned: Tensor,
-    bins: int,
-    value: Tensor,
-    time: Tensor,
-    count: int,
-    summed: object,
-) -> tuple[Tensor, Tensor]:
-    """Means of value and time in equal parts of the prefix, empty ones as the part before."""
-    assert callable(summed)
-    group = curve * bins + binned
-    held = summed(torch.ones_like(value), group, count * bins).reshape(count, bins)
-    rows = [
-        (summed(numbers, group, count * bins).reshape(count, bins) / held.clamp(min=1)).float()
-        for numbers in (value, time)
-    ]
-    # The first part that holds something lends its mean to those before it.
-    place = torch.where(held > 0, torch.arange(bins, device=value.device), -1)
+def _summed(numbers: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Sums by group, in float64: long curves of nearly equal values cancel."""
+    total = torch.zeros(groups, dtype=torch.float64, device=numbers.device)
+    return total.index_add_(0, group, numbers.double())
+
+
+def _mean(numbers: Tensor, curve: Tensor, number: Tensor) -> Tensor:
+    return (_summed(numbers, curve, len(number)) / number.clamp(min=1)).float()
+
+
+def _extreme(value: Tensor, curve: Tensor, has: Tensor, reduce: str) -> Tensor:
+    """Greatest (``amax``) or least (``amin``) value of every curve, 0 where there is none."""
+    found = torch.full((len(has),), -math.inf if reduce == "amax" else math.inf, device=has.device)
+    found.scatter_reduce_(0, curve, value, reduce)
+    return torch.where(has, found, 0.0)
+
+
+def _roughness(value: Tensor, curve: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the mean squared first and second differences of every curve."""
+    step, bend = torch.zeros_like(value), torch.zeros_like(value)
+    same = curve[1:] == curve[:-1]
+    step[1:] = torch.where(same, value[1:] - value[:-1], 0.0)
+    bend[2:] = torch.where(same[1:] & same[:-1], step[2:] - step[1:-1], 0.0)
+    first, second = (
+        (_mean(change.square(), curve, number) + 1e-10).log() / 10.0 + 1.0
+        for change in (step, bend)
+    )
+    return first, second
+
+
+def _recent(
+    value: Tensor, time: Tensor, begin: Tensor, end: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The last steps of every curve, newest first: changes, linear and logarithmic, and the
+    logarithm of the time they took, each (curves, `LAST`)."""
+    place = (end[:, None] - 1) - torch.arange(LAST + 1, device=value.device)
+    inside = (place >= begin[:, None])[:, 1:]
+    place = place.clamp(min=0)
+    recent, when = value[place], time[place]
+    changes = torch.where(inside, recent[:, :-1] - recent[:, 1:], 0.0)
+    passed = torch.where(inside, when[:, :-1] - when[:, 1:], 1.0)
+    signed = changes.sign() * (_SHARP * changes.abs()).log1p() / math.log1p(_SHARP)
+    return 4.0 * changes, signed, passed.clamp(min=1e-4).log() / 9.0
+
+
+def _by_group(numbers: Tensor, group: Tensor, count: int, parts: int) -> tuple[Tensor, Tensor]:
+    """Means and counts by curve and part of it, both (count, parts)."""
+    held = _summed(torch.ones_like(numbers), group, count * parts)
+    total = _summed(numbers, group, count * parts)
+    return (total / held.clamp(min=1)).float().reshape(count, parts), held.reshape(count, parts)
+
+
+def _parts(value: Tensor, time: Tensor, group: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Means of value and time in equal parts of the prefix, empty ones as the part before (the
+    first ones as the first that holds something), each (count, `BINS`)."""
+    means, held = _by_group(value, group, count, BINS)
+    times, _ = _by_group(time, group, count, BINS)
+    place = torch.where(held > 0, torch.arange(BINS, device=value.device), -1)
     before = place.cummax(dim=1).values
     first = (held > 0).to(torch.uint8).argmax(dim=1, keepdim=True)
     source = torch.where(before >= 0, before, first)
-    return rows[0].gather(1, source), rows[1].gather(1, source)
+    return means.gather(1, source), times.gather(1, source)
 
 
 def horizon(asked: Tensor, last_time: Tensor, spacing: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ class Training:
         self.average = CurveNetwork(plan.size).to(plan.device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
-        matrices, others = [], []
+        matrices: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
         for name, parameter in self.network.named_parameters():
             hidden = name.startswith("blocks.") and parameter.ndim == 2
             (matrices if hidden else others).append(parameter)
@@ -194,7 +195,7 @@ def run(
 def _parts(training: Training, every: int) -> Iterator[float]:
     """Trains; yields the mean log-likelihood after every part of `every` steps."""
     while training.data_sets < training.plan.data_sets:
-        found = []
+        found: list[float] = []
         while len(found) < every and training.data_sets < training.plan.data_sets:
             found.append(training.advance())
         yield sum(found) / len(found)
