@@ -6,6 +6,7 @@ zero does not regularise, so by wide practice they are left out of weight decay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -52,20 +53,25 @@ def parameter_groups(
     return kept
 
 
-def is_matrix(name: str, shape: Sequence[int]) -> bool:
+def is_matrix(name: str, shape: Sequence[int], kernels: bool = False) -> bool:
     """Whether a parameter is the weight matrix of a layer, which the matrix and low-rank
     methods are defined for.
 
     Two dimensions, both above one, and neither a bias nor, by its name, an embedding: the rows
-    of a table are vectors of their own, and the papers leave them to Adam.
+    of a table are vectors of their own, and the papers leave them to Adam. With `kernels`, a
+    convolution's kernel counts too, as a matrix of one row an output channel.
     """
     parts = name.lower().split(".")
     table = any("embed" in part or part in _TABLES for part in parts)
-    return len(shape) == 2 and min(shape) > 1 and parts[-1] != "bias" and not table
+    if parts[-1] == "bias" or table or (len(shape) != 2 and not kernels):
+        return False
+    return len(shape) > 1 and shape[0] > 1 and math.prod(shape[1:]) > 1
 
 
 def matrix_groups(
-    named_parameters: Sequence[tuple[str, nn.Parameter]], weight_decay: float
+    named_parameters: Sequence[tuple[str, nn.Parameter]],
+    weight_decay: float,
+    kernels: bool = False,
 ) -> list[dict[str, Any]]:
     """Up to three groups: ``matrices`` (see `is_matrix`), and of all else ``decayed`` and
     ``not_decayed``, for optimizers that treat matrices by a rule of their own. Each group says
@@ -74,8 +80,8 @@ def matrix_groups(
     Raises:
         PluginError: if there is nothing to train.
     """
-    matrices = [p for name, p in named_parameters if is_matrix(name, p.shape)]
-    others = [(name, p) for name, p in named_parameters if not is_matrix(name, p.shape)]
+    matrices = [p for name, p in named_parameters if is_matrix(name, p.shape, kernels)]
+    others = [pair for pair in named_parameters if not is_matrix(pair[0], pair[1].shape, kernels)]
     first = {
         "name": "matrices",
         "params": matrices,
@@ -89,9 +95,9 @@ def matrix_groups(
     return groups
 
 
-def no_matrices(model_info: ModelInfo) -> str | None:
+def no_matrices(model_info: ModelInfo, kernels: bool = False) -> str | None:
     """Why a method for matrices does not serve such a model; None if it does."""
-    if any(is_matrix(name, shape) for name, shape in model_info.parameter_shapes.items()):
+    if any(is_matrix(name, shape, kernels) for name, shape in model_info.parameter_shapes.items()):
         return None
     return "the model has no weight matrix (of a linear layer), and all else is left to Adam"
 

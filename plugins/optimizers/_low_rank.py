@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autotune.space import Float, Ordinal, Prior
 
+from . import _spaces
 from ._matrix import step_count
 
 
@@ -32,6 +33,12 @@ def leading_basis(gradient: Tensor, rank: int) -> Tensor:
     basis = vectors[:, :rank]
     peaks = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
     return (basis * torch.where(peaks < 0, -1.0, 1.0).to(basis.dtype)).contiguous()
+
+
+def leading_right_vectors(gradient: Tensor, rank: int) -> Tensor:
+    """The first `rank` (or all) right singular vectors as columns, shape (n, rank)."""
+    _, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    return right.mT[:, :rank].contiguous()
 
 
 def project(gradient: Tensor, basis: Tensor) -> Tensor:
@@ -64,9 +71,9 @@ def low_rank_space(scale: float = 0.25) -> dict[str, Any]:
             (20, 50, 100, 200, 500, 1000), default=200, prior=Prior(200, "medium")
         ),
         "scale": Float(0.1, 4.0, log=True, default=scale, prior=Prior(scale, "medium")),
-        "beta1": Ordinal((0.8, 0.9, 0.95), default=0.9, prior=Prior(0.9, "high")),
-        "beta2": Ordinal((0.95, 0.98, 0.99, 0.999), default=0.999, prior=Prior(0.999, "medium")),
-        "epsilon": Float(1e-10, 1e-5, log=True, default=1e-6, prior=Prior(1e-6, "high")),
+        "beta1": _spaces.beta1(),
+        "beta2": _spaces.beta2(),
+        "epsilon": _spaces.epsilon(1e-6),
         "weight_decay": Ordinal((0.0, 1e-3, 1e-2, 1e-1), default=0.0, prior=Prior(0.0, "medium")),
     }
 

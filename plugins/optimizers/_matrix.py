@@ -3,18 +3,23 @@ by AdamW; the state keeps its number types, whatever the parameter's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ._foreach import parameters_with_gradients
+from ._foreach import gradients, parameters_with_gradients
 
 
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in the type that state is kept and computed in: float32 for half precision."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def wide_gradients(parameters: list[Tensor]) -> list[Tensor]:
+    """The gradients, in that type, of parameters that are known to have one."""
+    return [wide(gradient) for gradient in gradients(parameters)]
 
 
 class TypedStateOptimizer(torch.optim.Optimizer):
@@ -53,7 +58,7 @@ class MatrixOptimizer(TypedStateOptimizer):
         for group in self.param_groups:
             for parameters in parameters_with_gradients(group, self.title):
                 states = [self.state[parameter] for parameter in parameters]
-                gradients = [wide(p.grad) for p in parameters if p.grad is not None]
+                gradients = wide_gradients(parameters)
                 if group["matrices"]:
                     self.step_matrices(group, parameters, gradients, states)
                 else:
@@ -74,22 +79,26 @@ class MatrixOptimizer(TypedStateOptimizer):
 
 
 def adam_updates(
-    group: dict[str, Any], gradients: Sequence[Tensor], states: Sequence[dict[str, Any]]
+    group: dict[str, Any],
+    gradients: list[Tensor],
+    states: list[dict[str, Any]],
+    part: str = "",
 ) -> list[Tensor]:
     """Adam's direction ``m_hat / (sqrt(v_hat) + eps)`` for each gradient; advances the states'
-    ``step``, ``mean`` and ``variance``, which begin at zero with the gradient's shape."""
+    ``step``, ``mean`` and ``variance`` (with `part` before these names), which begin at zero
+    with the gradient's shape."""
+    step, mean, variance = part + "step", part + "mean", part + "variance"
     for state, gradient in zip(states, gradients, strict=True):
-        if "mean" not in state:
-            state.setdefault("step", step_count())
-            state["mean"] = torch.zeros_like(gradient)
-            state["variance"] = torch.zeros_like(gradient)
-    torch._foreach_add_([state["step"] for state in states], 1)
-    counts = [state["step"].item() for state in states]
+        if mean not in state:
+            state.setdefault(step, step_count())
+            state[mean] = torch.zeros_like(gradient)
+            state[variance] = torch.zeros_like(gradient)
+    torch._foreach_add_([state[step] for state in states], 1)
+    counts = [state[step].item() for state in states]
     beta1, beta2 = group["betas"]
-    means = [state["mean"] for state in states]
-    variances = [state["variance"] for state in states]
-    torch._foreach_mul_(means, beta1)
-    torch._foreach_add_(means, gradients, alpha=1 - beta1)
+    means = [state[mean] for state in states]
+    variances = [state[variance] for state in states]
+    torch._foreach_lerp_(means, gradients, 1 - beta1)
     torch._foreach_mul_(variances, beta2)
     torch._foreach_addcmul_(variances, gradients, gradients, value=1 - beta2)
     divisors = torch._foreach_sqrt(variances)
@@ -104,12 +113,12 @@ def step_count() -> Tensor:
     return torch.zeros((), dtype=torch.float64)
 
 
-def decay_(group: dict[str, Any], parameters: Sequence[Tensor]) -> None:
+def decay_(group: dict[str, Any], parameters: list[Tensor]) -> None:
     """Decoupled weight decay by the scheduled rate, as AdamW's."""
     if group["weight_decay"] != 0:
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
 
 
-def add_(parameters: Sequence[Tensor], updates: Sequence[Tensor], size: float) -> None:
+def add_(parameters: list[Tensor], updates: list[Tensor], size: float) -> None:
     """``parameter += size * update``; in half precision rounded once, from float32."""
     torch._foreach_add_(parameters, updates, alpha=size)
