@@ -10,30 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from autotune import record
-from autotune.begin import (
-    FOLDER,
-    Plan,
-    as_named,
-    begin,
-    check_count,
-    known_objective,
-    reopen,
-)
+from autotune.asked import as_budget, as_final, as_objectives, as_utility
+from autotune.begin import FOLDER, Plan, as_named, begin, check_count, reopen
 from autotune.header import Header, StudyError, unstarted
 from autotune.plugins import PluginError
 from autotune.plugins.discovery import get
 from autotune.plugins.execution import ExecutionContext, Executor
-from autotune.plugins.search import Budget, Objective
+from autotune.plugins.search import Budget, Final, Objective, Utility
 from autotune.record import Record
 from autotune.result import Result, StudyView
 from autotune.space import Configuration, Space
 from autotune.study import Driver, Interrupted, Listener
 from autotune.train.task import TaskError
-
-LARGEST = 2**53
-"""No limit is larger: what counts to it is exact."""
-
-_LIMITS = ("epochs", "steps", "trials", "minutes", "seconds", "evaluations")
 
 
 def tune(
@@ -51,6 +39,8 @@ def tune(
     device: str = "cpu",
     seed: int = 0,
     first: Sequence[Mapping[str, Any]] = (),
+    final: bool | Final | Mapping[str, float] = True,
+    utility: Utility | Mapping[str, float] | None = None,
     progress: bool = True,
     listeners: Sequence[Listener] = (),
 ) -> Result:
@@ -76,6 +66,14 @@ def tune(
         device: ``cpu``, ``cuda`` or ``auto``.
         seed: of everything random.
         first: configurations to try first; what they leave out takes its default.
+        final: of the final phase, in which the best candidates are finished and trained again
+            on other seeds, so that the winner is no lucky draw: ``{"candidates": 3, "seeds": 3,
+            "share": 0.2}``, any subset; fewer of both where that costs more than this share of
+            the budget, and none where not even two on two seeds are paid for. False: none.
+        utility: end the search when no further training is expected to be worth its cost: what
+            is gained (``improvement`` of the first curve objective, or ``percent`` of its best
+            value) and what that is worth to you (``epochs``, ``steps``, ``seconds`` or
+            ``minutes`` of training), such as ``{"percent": 1, "epochs": 30}``.
         progress: show progress on standard error.
         listeners: called as ``listener(trials, event)`` with every event once it is recorded.
 
@@ -84,6 +82,7 @@ def tune(
         Interrupted: a `KeyboardInterrupt`, after freezing, on SIGINT or SIGTERM.
     """
     limits, unit = as_budget(budget)
+    worth, priced = as_utility(utility)
     plan = Plan(
         task=as_address(task),
         space=space,
@@ -93,6 +92,9 @@ def tune(
         name=name,
         seed=seed,
         unit=unit,
+        final=as_final(final),
+        utility=worth,
+        priced=priced,
         first=tuple(first),
         search=dict(search or {}),
         executor=executor,
@@ -286,49 +288,3 @@ def as_address(task: Any) -> Any:
         return task
     place, colon, name = task.rpartition(":")
     return f"{Path(place).resolve()}:{name}" if colon and place.endswith(".py") else task
-
-
-def as_objectives(
-    wanted: Sequence[str | Objective | Mapping[str, Any]],
-) -> tuple[Objective, ...]:
-    """Objectives by name, as they are, or by their fields. Raises `StudyError`."""
-    if isinstance(wanted, str | Objective | Mapping):
-        wanted = [wanted]
-    found = []
-    for given in wanted:
-        if isinstance(given, Objective):
-            found.append(given)
-        elif isinstance(given, str):
-            found.append(known_objective(given))
-        else:
-            try:
-                found.append(Objective(**given))
-            except TypeError as error:
-                raise StudyError(f"objectives: {dict(given)!r}: {error}") from None
-    return tuple(found)
-
-
-def as_budget(given: Budget | Mapping[str, float]) -> tuple[Budget, Any]:
-    """A budget and what the user calls its units, None if it has none. Raises `StudyError`."""
-    if isinstance(given, Budget):
-        return given, None
-    if not isinstance(given, Mapping):
-        raise StudyError(f"budget: is {given!r}; expected a mapping such as {{'epochs': 300}}")
-    if unknown := [key for key in given if key not in _LIMITS]:
-        raise StudyError(
-            f"budget: there is no limit {unknown[0]!r}; the limits are {', '.join(_LIMITS)}"
-        )
-    for pair in (("epochs", "steps"), ("minutes", "seconds")):
-        if all(key in given for key in pair):
-            raise StudyError(f"budget: give either {pair[0]} or {pair[1]}")
-    for key, value in given.items():
-        whole = key not in ("minutes", "seconds")
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            expected = "a whole number" if whole else "a number"
-            raise StudyError(f"budget: {key} is {value!r}; expected {expected}")
-        if abs(value) > LARGEST:
-            raise StudyError(f"budget: {key} is out of all proportion; leave the limit out")
-    units = given.get("epochs", given.get("steps"))
-    seconds = given["minutes"] * 60.0 if "minutes" in given else given.get("seconds")
-    unit = "epoch" if "epochs" in given else ("step" if "steps" in given else None)
-    return Budget(units, given.get("trials"), seconds, given.get("evaluations")), unit  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from autotune.execute.task_address import as_task, load_task
 from autotune.header import SEARCH_DEFAULTS, Header, StudyError, differences, unstarted
 from autotune.plugins import ModelInfo, PluginError
 from autotune.plugins.discovery import Catalogue
-from autotune.plugins.search import Budget, Objective, known_objectives
+from autotune.plugins.search import Budget, Final, Objective, Utility, known_objectives
 from autotune.record import Record
 from autotune.space import Choice, Configuration, Plugins, Space, SpaceError
 from autotune.train.task import Task, TaskError
@@ -53,6 +53,9 @@ class Plan:
         workers: segments run at once.
         device: ``cpu``, ``cuda`` or ``auto``.
         source: the study file, if there is one.
+        final: of the final phase; None for none.
+        utility: what an improvement is worth; None to search on whatever it costs.
+        priced: what the user calls the units that it is worth; None if it is none.
     """
 
     task: Any
@@ -69,6 +72,9 @@ class Plan:
     workers: int = 2
     device: str = "cpu"
     source: str | None = None
+    final: Final | None = field(default_factory=Final)
+    utility: Utility | None = None
+    priced: Literal["epoch", "step"] | None = None
 
 
 def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, Header, Task]:
@@ -157,8 +163,9 @@ def _task(task: Any) -> Task:
 def _header(plan: Plan, task: Task) -> Header:
     objectives, budget = plan.objectives, plan.budget
     _check(plan)
-    if plan.unit is not None and plan.unit != task.unit:
-        raise StudyError(f"budget: is in {plan.unit}s, but the task counts {task.unit}s")
+    for where, unit in (("budget", plan.unit), ("utility", plan.priced)):
+        if unit is not None and unit != task.unit:
+            raise StudyError(f"{where}: is in {unit}s, but the task counts {task.unit}s")
     search = {part: as_named(plan.search.get(part, name)) for part, name in SEARCH_DEFAULTS.items()}
     if unknown := sorted(set(plan.search) - set(SEARCH_DEFAULTS)):
         raise StudyError(
@@ -200,6 +207,8 @@ def _header(plan: Plan, task: Task) -> Header:
             "python": platform.python_version(),
         },
         source=plan.source,
+        final=plan.final,
+        utility=plan.utility,
     )
     try:
         build_search(header.context(), search, catalogue.get)
@@ -284,6 +293,19 @@ def _full(error: Exception) -> str:
 
 
 def _check_stream(objectives: Sequence[Objective], info: ModelInfo | None) -> None:
+    for objective in objectives:
+        if objective.alone and objective.name != "latency_ms":
+            raise StudyError(
+                f"objectives: {objective.name!r} is measured alone, but only 'latency_ms' can be"
+            )
+        if info is None or objective.kind != "evaluation" or objective.alone:
+            continue
+        if not objective.name.startswith("shifted_"):
+            raise StudyError(
+                f"objectives: {objective.name!r} is of kind evaluation, but what a TorchTask "
+                f"measures then is shifted_loss, shifted_accuracy and its own metrics with "
+                f"shifted_ before their names"
+            )
     if info is None or info.shifted:
         return
     for name in ("shifted_accuracy", "shifted_loss"):

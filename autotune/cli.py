@@ -55,8 +55,8 @@ def _code_of(error: Exception) -> int:
     from autotune.plugins import PluginError
     from autotune.record import RecordError
     from autotune.space import SpaceError
-    from autotune.study import NothingWorks
     from autotune.study_file import StudyFileError
+    from autotune.task_faults import NothingWorks
     from autotune.train.task import TaskError
 
     if isinstance(error, NothingWorks):

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,9 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         add: ``add_parser`` of argparse's sub-parsers.
     """
     run = _command(add, "run", run_study, "tune what a study file describes")
-    run.add_argument("file", type=Path, help="the study file (YAML)")
+    # Optional for argparse only: after an option that takes several values, the file is taken for
+    # one of them (`_file_of` finds it there).
+    run.add_argument("file", type=Path, nargs="?", help="the study file (YAML)")
     run.add_argument("--name", help="of the study; refused if there is one of that name")
     run.add_argument("--seed", type=int, help="of everything random")
     run.add_argument(
@@ -39,6 +41,23 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="in place of the file's limits: epochs=300 minutes=4 trials=80 evaluations=40; "
         "minutes=none drops a limit",
     )
+    run.add_argument(
+        "--final",
+        nargs="+",
+        action="extend",
+        metavar="KEY=NUMBER",
+        default=[],
+        help="in place of the file's final phase: candidates=3 seeds=3 share=0.2; off for none",
+    )
+    run.add_argument(
+        "--utility",
+        nargs="+",
+        action="extend",
+        metavar="KEY=NUMBER",
+        default=[],
+        help="end the search when no training is expected to be worth its cost: percent=1 "
+        "epochs=30 (or improvement=0.002 minutes=10); none for whatever it costs",
+    )
     _means(run)
     resume = _command(add, "resume", resume_study, "go on with a study that did not end")
     _study(resume)
@@ -49,6 +68,7 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="although data, task, plugin versions or plugin spaces are not as recorded",
     )
     status = _command(add, "status", show_status, "tell where a study stands")
+    status.add_argument("--failed", action="store_true", help="why trials failed, with tracebacks")
     best = _command(add, "best", show_best, "show the best configuration")
     pareto = _command(add, "pareto", show_pareto, "show the Pareto front")
     report = _command(add, "report", write_report, "write the HTML report")
@@ -102,7 +122,7 @@ def run_study(arguments: argparse.Namespace) -> int:
     from autotune.api import run
     from autotune.begin import begin
 
-    plan = plan_of(arguments.file)
+    plan = plan_of(_file_of(arguments))
     budget, unit = _with_limits(plan.budget, plan.unit, arguments.budget)
     executor = plan.executor
     if arguments.executor is not None and arguments.executor != executor["name"]:
@@ -113,18 +133,49 @@ def run_study(arguments: argparse.Namespace) -> int:
         budget=budget,
         unit=unit,
         executor=executor,
+        **_with_ends(arguments),
         **{key: value for key, value in given.items() if value is not None},
     )
     log, header, task = begin(plan, arguments.folder, exact_name=arguments.name is not None)
     return _conclude(run(log, header, task, progress=arguments.progress))
 
 
+def _file_of(arguments: argparse.Namespace) -> Path:
+    """The study file; also where it stands behind the values of an option, which takes it for
+    one more."""
+    from autotune.header import StudyError
+
+    if arguments.file is not None:
+        return Path(arguments.file)
+    for values in (arguments.budget, arguments.final, arguments.utility):
+        if values and values[-1].endswith((".yaml", ".yml")):
+            return Path(values.pop())
+    raise StudyError("run: which study file? expected autotune run FILE.yaml")
+
+
+def _with_ends(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the final phase and of utility, as fields of a plan."""
+    from autotune.asked import as_final, as_numbers, as_utility
+
+    changes: dict[str, Any] = {}
+    if arguments.final:
+        off = arguments.final == ["off"]
+        changes["final"] = as_final(not off and as_numbers("--final", arguments.final))
+    if arguments.utility:
+        none = arguments.utility == ["none"]
+        given = None if none else as_numbers("--utility", arguments.utility)
+        changes["utility"], changes["priced"] = as_utility(given)  # type: ignore[arg-type]
+    return changes
+
+
 def plan_of(path: Path) -> Any:
     """The plan that a study file describes."""
     from autotune import study_file
+    from autotune.asked import as_final, as_utility
     from autotune.begin import Plan
 
     described = study_file.load(path)
+    utility, priced = as_utility(described.utility)
     return Plan(
         task=described.task,
         space=described.space,
@@ -140,26 +191,17 @@ def plan_of(path: Path) -> Any:
         workers=described.workers,
         device=described.device,
         source=str(path.resolve()),
+        final=as_final(described.final),
+        utility=utility,
+        priced=priced,
     )
 
 
 def _with_limits(budget: Any, unit: Any, given: list[str]) -> tuple[Any, Any]:
     """A budget with some limits replaced, and what its units are called now."""
-    from autotune.api import as_budget
-    from autotune.header import StudyError
+    from autotune.asked import as_budget, as_numbers
 
-    limits: dict[str, float | None] = {}
-    for text in given:
-        key, equals, number = text.partition("=")
-        try:
-            value = None if number == "none" else (float(number) if "." in number else int(number))
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise StudyError(f"--budget: got {text!r}, expected a limit such as epochs=300")
-        if key in limits:
-            raise StudyError(f"--budget: {key} is given twice")
-        limits[key] = value
+    limits = as_numbers("--budget", given)
     changed, named = as_budget(
         {key: 1 if value is None else value for key, value in limits.items()}
     )
@@ -232,6 +274,8 @@ def show_status(arguments: argparse.Namespace) -> int:
     """``autotune status``"""
     view = _view(arguments)
     facts = status_of(view)
+    if arguments.failed:
+        facts["failures"] = failures_of(view)
     if arguments.json:
         return _print_json(facts)
     budget, spent = facts["budget"], facts["spent"]
@@ -254,7 +298,25 @@ def show_status(arguments: argparse.Namespace) -> int:
         )
     for kind, name, reason in view.header.left_out:
         print(f"left out: {kind} {name}: {reason}")
+    for failure in facts.get("failures", ()):
+        print(
+            f"\ntrial {failure['trial']} failed after {view.header.unit} {failure['step']} ", end=""
+        )
+        print(f"({failure['cause'].replace('_', ' ')}): {failure['message']}")
+        print(failure["traceback"].rstrip() or "  (no traceback)")
     return 0
+
+
+def failures_of(view: StudyView) -> list[dict[str, Any]]:
+    """Every failure of a trial or an evaluation, as JSON-ready values, the first first."""
+    from autotune.plugins.search import Failed
+
+    names = ("trial", "step", "cause", "message", "evaluation", "traceback")
+    return [
+        {name: getattr(event, name) for name in names}
+        for event in view.events
+        if isinstance(event, Failed)
+    ]
 
 
 def status_of(view: StudyView) -> dict[str, Any]:
@@ -294,7 +356,7 @@ def status_of(view: StudyView) -> dict[str, Any]:
         },
         "spent": {
             unit: view.trials.units,
-            "trials": len(view.trials),
+            "trials": len(view.trials) - view.trials.repeats,
             "seconds": seconds,
             "evaluations": view.trials.evaluations,
         },
@@ -311,10 +373,18 @@ def show_best(arguments: argparse.Namespace) -> int:
         print("nothing is trained yet, so there is no best configuration", file=sys.stderr)
         return NOTHING_TRAINED
     if arguments.json:
-        return _print_json({**plain_point(result.best), "test": result.test, "study": view.name})
+        finalists = [asdict(standing) for standing in result.standings]
+        return _print_json(
+            {
+                **plain_point(result.best),
+                "test": result.test,
+                "study": view.name,
+                "finalists": finalists,
+            }
+        )
     from rich.console import Console
 
-    from autotune.report.console import configuration_table, print_renderable
+    from autotune.report.console import configuration_table, print_renderable, winner_line
 
     best = result.best
     print(f"trial {best.trial} of study {view.name} at {view.header.unit} {best.step}")
@@ -324,6 +394,8 @@ def show_best(arguments: argparse.Namespace) -> int:
         print(f"  {name} {value:.6g}{unseen}")
     for name, value in (result.test or {}).items():
         print(f"  {name} {value:.6g} (test split)")
+    if result.winner is not None:
+        print(f"  {winner_line(view)}")
     if result.test is None:
         print("  the test split is looked at when the search has stopped")
     print_renderable(configuration_table(best), Console())

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autotune.plugins.search import Budget, Objective, SearchContext
+from autotune.plugins.search import Budget, Final, Objective, SearchContext, Utility
 from autotune.record import RecordError
 from autotune.space import Configuration, Space
 from autotune.space.yaml_text import dump
@@ -42,6 +42,8 @@ class Header:
         fingerprint: digest of the task's data.
         versions: of autotune, torch and Python when the study began.
         source: the study file, if it came from one.
+        final: of the final phase; None without one.
+        utility: what an improvement is worth; None if the search does not stop by it.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Header:
     fingerprint: str
     versions: Mapping[str, str]
     source: str | None = None
+    final: Final | None = None
+    utility: Utility | None = None
 
     def context(self) -> SearchContext:
         """What the deciding parts are told."""
@@ -78,6 +82,8 @@ class Header:
             seed=self.seed,
             workers=self.workers,
             first=tuple(self.resolved.split_configuration(c)[0] for c in self.first),
+            final=self.final,
+            utility=self.utility,
         )
 
     def to_plain(self) -> dict[str, Any]:
@@ -89,6 +95,8 @@ class Header:
             "resolved": self.resolved.to_plain(),
             "objectives": [asdict(objective) for objective in self.objectives],
             "budget": asdict(self.budget),
+            "final": None if self.final is None else asdict(self.final),
+            "utility": None if self.utility is None else asdict(self.utility),
         }
 
     def study_file(self) -> str:
@@ -112,6 +120,8 @@ class Header:
             **({"forbidden": space["forbidden"]} if space.get("forbidden") else {}),
             "objectives": [_listed(objective) for objective in objectives],
             "budget": {key: value for key, value in limits.items() if value is not None},
+            "final": False if self.final is None else asdict(self.final),
+            **({} if self.utility is None else {"utility": self._worth(self.utility)}),
             "horizon": self.horizon,
             "seed": self.seed,
             **({"first": list(self.first)} if self.first else {}),
@@ -120,6 +130,10 @@ class Header:
         }
         missing = f"# The task, {self.task_name}, was handed over as an object: name one here.\n"
         return (missing if self.task is None else "") + dump(described)
+
+    def _worth(self, utility: Utility) -> dict[str, float]:
+        values = {**asdict(utility), f"{self.unit}s": utility.units}
+        return {k: v for k, v in values.items() if v is not None and k != "units"}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Header:
@@ -149,6 +163,8 @@ class Header:
                 "resolved": Space.from_plain(plain["resolved"]),
                 "objectives": tuple(objectives),
                 "budget": Budget(**plain["budget"]),
+                "final": Final(**plain["final"]) if plain.get("final") else None,
+                "utility": Utility(**plain["utility"]) if plain.get("utility") else None,
                 "first": tuple(plain["first"]),
                 "plugins": tuple(tuple(row) for row in plain["plugins"]),
                 "left_out": tuple(tuple(row) for row in plain["left_out"]),

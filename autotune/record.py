@@ -26,6 +26,7 @@ from autotune.plugins.search import (
     Evaluated,
     Event,
     Failed,
+    Finalists,
     Frozen,
     Lost,
     Measure,
@@ -46,7 +47,7 @@ _EVENTS: dict[str, type] = {
     t.__name__.lower(): t for t in (Decided, Observed, Frozen, Evaluated, Failed, Lost, Restarted)
 }
 _DECISIONS: dict[str, type] = {
-    t.__name__.lower(): t for t in (Start, Thaw, Evaluate, Measure, Stop)
+    t.__name__.lower(): t for t in (Start, Thaw, Finalists, Evaluate, Measure, Stop)
 }
 
 _SCHEMA = """
@@ -110,6 +111,8 @@ def event_from_plain(plain: Mapping[str, Any]) -> Event:
     try:
         if kind == "decided":
             decision = dict(values["decision"])
+            if decision["kind"] == "finalists":
+                decision["trials"] = tuple(decision["trials"])  # which JSON made a list
             values["decision"] = _DECISIONS[decision.pop("kind")](**decision)
         event: Event = _EVENTS[str(kind)](**values)
     except (KeyError, TypeError) as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autotune import record
+from autotune.decide.final import Standing, best_run, standings
 from autotune.header import Header, StudyError
 from autotune.pareto import non_dominated
 from autotune.plugins.search import Evaluated, Event, Frozen, Objective, SearchContext
@@ -191,10 +192,18 @@ def points_of(view: StudyView, checkpoints: Checkpoints) -> list[Point]:
     return points
 
 
-def best_of(points: Iterable[Point], context: SearchContext) -> Point | None:
+def best_of(
+    points: Iterable[Point], context: SearchContext, run: tuple[int, int] | None = None
+) -> Point | None:
     """The point with the best primary objective; of several evaluation configurations of one
     checkpoint, the best in the first evaluation objective that need not be measured alone;
-    of equals the earliest. None if no point has a finite value."""
+    of equals the earliest. None if no point has a finite value.
+
+    Args:
+        run: (trial, step) of the winner of a final phase: only its points are looked at.
+    """
+    if run is not None:
+        points = [point for point in points if (point.trial, point.step) == run]
     second = next((o for o in context.objectives if o.kind == "evaluation" and not o.alone), None)
 
     def rank(point: Point) -> tuple[float, int, int, float]:
@@ -224,6 +233,10 @@ def front_of(points: list[Point], objectives: tuple[Objective, ...]) -> list[Poi
     on_front = non_dominated(values, [o.sign for o in objectives], spread)
     chosen = [point for point, good in zip(points, on_front, strict=True) if good]
     return sorted(chosen, key=lambda p: (_score(objectives[0], p.metrics), p.trial, p.step))
+
+
+def _counts(trials: Trials, point: Point, run: tuple[int, int] | None) -> bool:
+    return trials[point.trial].repeat_of is None or (point.trial, point.step) == run
 
 
 class StudyView:
@@ -270,7 +283,10 @@ class Result:
     """What a study found.
 
     Attributes:
-        best: the `Point` with the best primary objective, None if nothing was trained.
+        best: the `Point` with the best primary objective, None if nothing was trained. After a
+            final phase, of the trainings of the configuration with the best mean.
+        standings: the candidates of the final phase with their mean over seeds, the winner
+            first (`autotune.decide.final.Standing`); empty without one.
         pareto: the `Point`s that no other dominates, by the first objective.
         points: all `Point`s with a checkpoint.
         trials: all trials, the failed ones too.
@@ -285,12 +301,16 @@ class Result:
         self.folder = view.folder
         self.points = points
         self.trials = view.trials
-        self.pareto = front_of(points, view.context.objectives)
+        run = best_run(self.trials)
+        # A configuration stands on the front once: its repeats are there to judge it by.
+        once = [p for p in points if _counts(self.trials, p, run)]
+        self.pareto = front_of(once, view.context.objectives)
+        self.standings = standings(self.trials)
         winner = view.meta.get("winner")
         self.test: dict[str, float] | None = winner.get("metrics") if winner else None
         self.test_failure: str | None = winner.get("failure") if winner else None
         self.reason: str | None = view.meta.get("finished", {}).get("reason")
-        self.best: Point | None = best_of(points, view.context)
+        self.best: Point | None = best_of(points, view.context, run)
         if winner:
             key = _key(winner["trial"], winner["step"], winner["evaluation"])
             self.best = next(p for p in points if _key(p.trial, p.step, p.evaluation) == key)
@@ -310,6 +330,12 @@ class Result:
     def report(self) -> Path:
         """Where the HTML report lies once it is written."""
         return self.folder / "report.html"
+
+    @property
+    def winner(self) -> Standing | None:
+        """The standing of the winner over several seeds; None without a final phase."""
+        first = next(iter(self.standings), None)
+        return first if first is not None and first.mean is not None else None
 
     def __repr__(self) -> str:
         if self.best is None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from autotune.decide.final import best_run
 from autotune.execute.store import CheckpointStore
 from autotune.header import Header, StudyError
 from autotune.plugins.execution import (
@@ -40,6 +41,7 @@ from autotune.plugins.search import (
     Evaluated,
     Event,
     Failed,
+    Finalists,
     Frozen,
     Key,
     Lost,
@@ -54,6 +56,7 @@ from autotune.plugins.search import (
 from autotune.plugins.trials import Trials
 from autotune.record import Record, RecordError
 from autotune.result import Checkpoints, StudyView, best_of, points_of
+from autotune.task_faults import NothingWorks, check_reported, nothing_works
 
 Listener = Callable[[Trials, Event], None]
 """Told of every event after it is recorded and folded."""
@@ -67,10 +70,6 @@ FIRST_FAILURES = 5
 _POLL_SECONDS = 0.25
 _UPKEEP_SECONDS = 15.0
 _PROBE_BYTES = 1 << 20
-
-
-class NothingWorks(StudyError):
-    """Every trial so far has failed by an error of the user's code; carries the first one."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -128,7 +127,7 @@ class Driver:
         self.signal: int | None = None
         self.stopped: Stop | None = None
         self.errors: list[Failed] = []
-        self._tracebacks: list[str] = []
+        self._waiting = False
         self._upkept = time.monotonic()
         for event in record.events:
             self._fold(event)
@@ -223,13 +222,19 @@ class Driver:
 
     def _hand_out(self) -> None:
         """Ask for decisions and carry them out while workers are free."""
-        while self.stopped is None and self.held is None and self._worker_is_free():
+        while (
+            self.stopped is None
+            and self.held is None
+            and not self._waiting
+            and self._worker_is_free()
+        ):
             if any(isinstance(r.decision, Measure) for r in self.running.values()):
                 return
             decision = self.search.decide(Key(self.header.seed, self.trials.decisions))
             if isinstance(decision, Wait):
                 if not self.running:
                     raise StudyError("the policy waits although nothing is in flight")
+                self._waiting = True  # until something has happened
                 return
             if isinstance(decision, Start):
                 bound_from = self.bound_from(decision.configuration)
@@ -239,6 +244,8 @@ class Driver:
             if isinstance(decision, Stop):
                 self.stopped = decision
                 return
+            if isinstance(decision, Finalists):
+                continue  # nothing to run: it says what comes next
             running = _Running(self._job(number, decision), decision)
             if isinstance(decision, Measure) and self.running:
                 self.held = running  # until every other segment has ended
@@ -311,6 +318,8 @@ class Driver:
         running = self.running[report.identifier]
         job, at = running.job, self._now()
         if isinstance(report, Unit):
+            if not self.trials.units:
+                check_reported(self.trials.objectives, "curve", report.metrics)
             self._emit(Observed(job.trial, report.step, report.metrics, report.seconds, at))
             return
         del self.running[report.identifier]
@@ -318,6 +327,8 @@ class Driver:
         match report:
             case Done() if isinstance(job, TrainJob):
                 assert report.checkpoint is not None, "a training job ends with a checkpoint"
+                if job.start == 0:
+                    check_reported(self.trials.objectives, "static", report.static)
                 self._emit(
                     Frozen(
                         job.trial,
@@ -346,7 +357,6 @@ class Driver:
             case Broken():
                 if report.cause == "disk":
                     self._stop_if_full(report.message)
-                self._tracebacks.append(report.traceback)
                 self._emit(
                     Failed(
                         job.trial,
@@ -355,6 +365,7 @@ class Driver:
                         report.message,
                         evaluation,
                         at,
+                        "" if report.cause == "not_finite" else report.traceback,
                     )
                 )
                 self._give_up_if_nothing_works()
@@ -392,6 +403,7 @@ class Driver:
             listener(self.trials, recorded)
 
     def _fold(self, event: Event) -> None:
+        self._waiting = False
         self.search.observe(event)
         self.checkpoints.observe(event)
         match event:
@@ -413,7 +425,7 @@ class Driver:
         failed = [e for e in self.errors if e.cause == "error"]
         if self.trials.units or len(failed) < at_least or len(failed) < len(self.errors):
             return
-        raise NothingWorks(nothing_works(failed, self._tracebacks))
+        raise NothingWorks(nothing_works(failed))
 
     # --- the end ----------------------------------------------------------------------------
 
@@ -431,7 +443,8 @@ class Driver:
         if "winner" in self.record.meta:
             return
         view = StudyView(self.record.folder)
-        best = best_of(points_of(view, self.checkpoints), view.context)
+        points = points_of(view, self.checkpoints)
+        best = best_of(points, view.context, best_run(self.trials))
         if best is None:
             return
         winner: dict[str, Any] = {
@@ -510,15 +523,3 @@ def job_step(job: Job) -> int:
 
 def _subject(job: Job) -> tuple[int, str]:
     return job.trial, repr(job.evaluation if isinstance(job, EvaluateJob) else None)
-
-
-def nothing_works(failed: Sequence[Failed], tracebacks: Sequence[str]) -> str:
-    """What to say when every trial has failed; the first error in full."""
-    first = failed[0].message
-    # A TaskError says itself what is wrong; anything else is easier to find by its traceback.
-    if tracebacks and tracebacks[0] and "autotune.train.task.TaskError" not in tracebacks[0]:
-        first = tracebacks[0].rstrip()
-    return (
-        f"all {len(failed)} trials so far have failed by an error, so the task is more likely "
-        f"at fault than the configurations. The first error:\n\n{first}\n"
-    )

@@ -46,7 +46,8 @@ from autotune.plugins.search import (
 )
 from autotune.record import RecordError
 from autotune.space import Choice, Plugins, Space
-from autotune.study import Interrupted, NothingWorks, trial_seed
+from autotune.study import Interrupted, trial_seed
+from autotune.task_faults import NothingWorks
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from autotune.decide.configurations import identity
+from autotune.decide.final import best_run
 from autotune.decide.ranking import ranked
 from autotune.plugins.search import (
     Decided,
@@ -87,7 +88,8 @@ class Closing:
     Rules:
         - trials are taken in turn from two lists, best first: by the primary objective, and by
           fronts over curve and static objectives (small but poor trials lead that one), each
-          trial at its best checkpoint;
+          trial at its best checkpoint; the winner of a final phase comes before all others, and
+          the other repeats are left out;
         - `SYSTEMATIC_SHARE` of the evaluations go to the best trials under the default and
           every option of every evaluation choice at its default, trial by trial; the rest
           are sampled (half of them near the best so far) for the `SAMPLED_TRIALS` best, and
@@ -278,17 +280,20 @@ class Closing:
     def _ranked(self, trials: Trials) -> list[Trial]:
         """Trials with a checkpoint whose value there is finite, most promising first, each at
         its best checkpoint."""
-        frozen = {number: trials.best_frozen(number) for number in trials.all}
+        winner, _ = best_run(trials) or (None, 0)
+        own = [n for n, t in trials.all.items() if t.repeat_of is None or n == winner]
+        frozen = {number: trials.best_frozen(number) for number in own}
         found = [
-            trial
-            for number, trial in trials.all.items()
-            if math.isfinite(trials.score(trial.metrics.get(frozen[number], {})))
+            trials[number]
+            for number in own
+            if math.isfinite(trials.score(trials[number].metrics.get(frozen[number], {})))
         ]
         rows = [{**trial.metrics[frozen[trial.number]], **trial.static} for trial in found]
         primary = self.context.objective
         static = [o for o in self.context.objectives if o.kind != "evaluation"]
         order = _in_turn(ranked(rows, [primary], primary), ranked(rows, static, primary))
-        return [found[index] for index in order]
+        in_order = [found[index] for index in order]
+        return sorted(in_order, key=lambda trial: trial.number != winner)
 
     def _best_points(self) -> list[_Point]:
         """Evaluated points, most promising first."""

@@ -13,12 +13,15 @@ from typing import Any
 
 from autotune.decide.closing import CLOSING_SHARE, Closing
 from autotune.decide.configurations import first_configurations, identity, unseen
+from autotune.decide.final import FinalPhase
+from autotune.decide.utility import UtilityStop
 from autotune.plugins.base import PluginError
 from autotune.plugins.search import (
     Decided,
     Decision,
     Event,
     Failed,
+    Finalists,
     Forecaster,
     Frozen,
     Key,
@@ -59,7 +62,12 @@ class Search:
           lets end before the deadline;
         - `budget.trials` limits how many trials are started; then the policy goes on with those
           there are, until it stops or another limit is reached;
-        - of a budget in seconds, `CLOSING_SHARE` is kept back for the closing phase.
+        - of a budget in seconds, `CLOSING_SHARE` is kept back for the closing phase;
+        - what the final phase costs (`FinalPhase.kept`) is kept back of units and seconds. When
+          the search is over, the finalists are named (`Finalists`), finished and repeated; the
+          policy is asked no more;
+        - with a utility, the search is over when no further training is expected to be worth
+          its cost (`autotune.decide.utility`).
 
     Attributes:
         trials: the fold of the events.
@@ -81,6 +89,8 @@ class Search:
         self._observations = 0
         self._fruitless: list[str] = []
         self._closing = Closing(context)
+        self._final = FinalPhase(context)
+        self._utility = UtilityStop(context)
 
     # --- fold ---------------------------------------------------------------------------------
 
@@ -89,6 +99,10 @@ class Search:
         self._note(event)
         self.trials.observe(event)
         self._closing.observe(event, self.trials)
+        self._final.observe(event, self.trials)
+        self._utility.observe(event, self.trials)
+        if self.trials.finalists is not None:
+            return  # policy, proposer and forecaster are asked no more
         self._proposer_state = self._proposer.observe(self._proposer_state, event, self.trials)
         self._forecaster_state = self._forecaster.observe(
             self._forecaster_state, event, self.trials
@@ -104,6 +118,8 @@ class Search:
                 self._unfinished.pop(decision.trial, None)
                 if isinstance(decision, Start):
                     self._started.add(identity(decision.configuration))
+            case Decided(decision=Finalists()):
+                self._unfinished.clear()  # whatever else was cut short is not gone on with
             case Observed():
                 self._observations += 1
                 self._fruitless.clear()
@@ -129,15 +145,31 @@ class Search:
             PluginError: the policy asked for something that cannot be, such as thawing a trial
                 that is not frozen.
         """
+        finalists = self.trials.finalists
         if self._closing.begun:
             over = self._over() or "nothing was left that was worth training"
+            over = over if finalists is None else finalists.reason
             return self._closing.decide(self.trials, key, over)
-        decision = self._train(key)
+        decision = self._train(key) if finalists is None else self._finish(finalists.reason)
         if not isinstance(decision, Stop):
             return decision
         if self.trials.in_flight:
             return Wait()
+        if finalists is None:
+            named = self._final.finalists(self.trials, self._forecast, decision.reason)
+            if named is not None:
+                return named
         return self._closing.decide(self.trials, key, decision.reason)
+
+    def _finish(self, reason: str) -> Start | Thaw | Stop:
+        """The next segment of the final phase; `Stop` if there is none that may begin."""
+        left, deadline = self._units_left(), self.deadline()
+        resumed = self._resumed(left, deadline)
+        if resumed is not None:
+            return resumed
+        if deadline is not None:
+            left = min(left, self._affordable(None, deadline))
+        return self._final.decide(self.trials, left) or Stop(reason)
 
     def _over(self) -> str | None:
         """Why nothing more may be trained, apart from what is unfinished; None if it may."""
@@ -147,8 +179,16 @@ class Search:
                 f"most recently: {self._fruitless[-1]}"
             )
         if self._units_left() <= 0:
-            return f"all {self.context.budget.units} units of training are spent"
+            kept = self._kept()
+            rest = f", {kept} of them kept for the final phase" if kept else ""
+            return f"all {self.context.budget.units} units of training are spent{rest}"
         return self._late()
+
+    def _unworthy(self, key: Key) -> str | None:
+        """Why no further training is worth its cost to the user; None if some is."""
+        limit = self.context.budget.trials
+        may_start = limit is None or len(self.trials) < limit
+        return self._utility.reason(self.trials, self._forecast, key, may_start)
 
     def _late(self) -> str | None:
         """Why there is no time for one more unit, at the mean cost of a unit; None if there
@@ -156,19 +196,28 @@ class Search:
         deadline = self.deadline()
         if deadline is None or self._affordable(None, deadline) >= 1:
             return None
-        kept = " (the rest is kept for evaluation)" if self._closing.needed else ""
+        uses = ["the final phase"] if self._kept() else []
+        uses += ["evaluation"] if self._closing.needed else []
+        kept = f" (the rest is kept for {' and '.join(uses)})" if uses else ""
         return f"the {self.context.budget.seconds:g} s of the budget are spent{kept}"
 
-    def _train(self, key: Key) -> Start | Thaw | Wait | Stop:
-        deadline = self.deadline()
-        left = self._units_left()
+    def _resumed(self, left: float, deadline: float | None) -> Thaw | None:
+        """A segment that was lost or cut short, to its target."""
         if deadline is None or self.trials.at < deadline:
             for number, to in sorted(self._unfinished.items()):
                 trial = self.trials[number]
                 to = self._clipped(trial, to, left, deadline)
                 if to > trial.frozen:
                     return Thaw(number, to)
-        over = self._over()
+        return None
+
+    def _train(self, key: Key) -> Start | Thaw | Wait | Stop:
+        deadline = self.deadline()
+        left = self._units_left()
+        resumed = self._resumed(left, deadline)
+        if resumed is not None:
+            return resumed
+        over = self._over() or self._unworthy(key)
         if over is not None:
             return Stop(over)
         decision = self._policy.decide(
@@ -228,21 +277,33 @@ class Search:
 
     # --- budget -------------------------------------------------------------------------------
 
+    def _kept(self) -> int:
+        """Units kept back for the final phase; none any more once it has begun."""
+        return self._final.kept(self.trials) if self.trials.finalists is None else 0
+
     def _units_left(self) -> float:
-        """Units that are neither trained nor on their way."""
+        """Units that are neither trained nor on their way nor kept back."""
         if self.context.budget.units is None:
             return math.inf
         ahead = 0
         for number in self.trials.in_flight:
             trial = self.trials[number]
             ahead += max(0, (trial.target or 0) - trial.last)
-        return self.context.budget.units - self.trials.units - ahead
+        return self.context.budget.units - self.trials.units - ahead - self._kept()
 
     def deadline(self) -> float | None:
-        """The second of the study at which training ends; None without such a limit."""
-        if self.context.budget.seconds is None:
+        """The second of the study at which training ends, or until the final phase has begun,
+        the search; None without such a limit."""
+        total = self.context.budget.seconds
+        if total is None:
             return None
-        return self.context.budget.seconds * (1 - CLOSING_SHARE * self._closing.needed)
+        end = total * (1 - CLOSING_SHARE * self._closing.needed)
+        kept = self._kept()
+        if not kept or not self.trials.units:
+            return end
+        seconds = self.trials.train_seconds / self.trials.units / self.context.workers
+        assert self.context.final is not None, "something is kept for it"
+        return end - min(kept * seconds, self.context.final.share * total)
 
     def _affordable(self, trial: Trial | None, deadline: float) -> float:
         """Units that end before the deadline, by the mean cost of a unit: of the trial, else

@@ -84,9 +84,46 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Final:
+    """The final phase (`autotune.decide.final`): the best candidates are finished, then trained
+    again on other seeds, and the best mean wins.
+
+    Args:
+        candidates: configurations that are finished and repeated, at most.
+        seeds: how often each is trained again, at most.
+        share: of the budget that is kept back for this, at most. Where it does not pay for all
+            of it, there are fewer seeds, then fewer candidates, but two of each at least; where
+            not even that is paid for, there is no final phase.
+    """
+
+    candidates: int = 3
+    seeds: int = 3
+    share: float = 0.2
+
+
+@dataclass(frozen=True)
+class Utility:
+    """What an improvement is worth to the user (`autotune.decide.utility`): the search stops when
+    no further training is expected to bring as much for what it costs.
+
+    Args:
+        improvement: of the primary objective, in its own unit; or
+        percent: of the best value so far, whichever is given.
+        units: epochs (or steps) that it is worth; or
+        seconds: of training, whichever is given.
+    """
+
+    improvement: float | None = None
+    percent: float | None = None
+    units: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class SearchContext:
     """What the deciding parts know from the start. `space` is the resolved training space;
-    `evaluation_space` holds the choices that affect only evaluation."""
+    `evaluation_space` holds the choices that affect only evaluation. `final` and `utility` are
+    None where there is no final phase, and no stop by utility."""
 
     space: Space
     evaluation_space: Space
@@ -96,6 +133,8 @@ class SearchContext:
     seed: int
     workers: int = 1
     first: tuple[Configuration, ...] = ()
+    final: Final | None = None
+    utility: Utility | None = None
 
     @property
     def objective(self) -> Objective:
@@ -110,13 +149,15 @@ class SearchContext:
 class Start:
     """Train a new configuration from nothing to unit `to`. `horizon` is in units;
     `bound_from` as in `Schedule.bound_from`, of the composed configuration (filled in by the
-    study, not the policy)."""
+    study, not the policy). `repeat_of` is the trial whose configuration this one trains again
+    on another seed, in the final phase."""
 
     trial: int
     configuration: Configuration
     horizon: int
     to: int
     bound_from: float | None = None
+    repeat_of: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +166,16 @@ class Thaw:
 
     trial: int
     to: int
+
+
+@dataclass(frozen=True)
+class Finalists:
+    """The search is over, because of `reason`: these trials, best first, are finished to their
+    horizon and their configurations trained again on `seeds` other seeds. Nothing runs for it."""
+
+    trials: tuple[int, ...]
+    seeds: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -160,7 +211,7 @@ class Stop:
     reason: str
 
 
-Decision: TypeAlias = Start | Thaw | Evaluate | Measure | Wait | Stop
+Decision: TypeAlias = Start | Thaw | Finalists | Evaluate | Measure | Wait | Stop
 
 # --- events ---------------------------------------------------------------------------------
 
@@ -170,7 +221,7 @@ class Decided:
     """A decision was taken and is about to be carried out. `number` counts decisions."""
 
     number: int
-    decision: Start | Thaw | Evaluate | Measure | Stop
+    decision: Start | Thaw | Finalists | Evaluate | Measure | Stop
     at: float = 0.0
 
 
@@ -219,7 +270,8 @@ class Evaluated:
 @dataclass(frozen=True)
 class Failed:
     """A segment (or evaluation, if `evaluation` is given) failed for a reason of its own and
-    would fail again: the trial is not tried again."""
+    would fail again: the trial is not tried again. `traceback` is for people, and no part of
+    what makes two events equal (executors see different frames)."""
 
     trial: int
     step: int
@@ -227,6 +279,7 @@ class Failed:
     message: str
     evaluation: Configuration | None = None
     at: float = 0.0
+    traceback: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from autotune.plugins.search import (
     Evaluated,
     Event,
     Failed,
+    Finalists,
     FloatArray,
     Frozen,
     Lost,
@@ -42,7 +43,8 @@ class Trial:
     `steps` and `values` are the primary objective's curve in its own units; `metrics` all
     metrics by step. `frozen` is the last unit with a durable checkpoint (0: none), `target`
     where the segment in flight goes (None: none in flight). `new` is a trial whose only
-    segment was lost before its first checkpoint.
+    segment was lost before its first checkpoint. `repeat_of` is the trial whose configuration
+    this one trains again on another seed, None of a trial in its own right.
     """
 
     number: int
@@ -64,6 +66,7 @@ class Trial:
     losses: int = 0
     exact: bool = True
     segments: list[tuple[int, int]] = field(default_factory=list)
+    repeat_of: int | None = None
 
     @property
     def last(self) -> int:
@@ -92,6 +95,8 @@ class Trials:
         self.evaluations = 0
         self._alone = {o.name for o in objectives if o.alone}
         self.best: tuple[float, int, int] | None = None
+        self.finalists: Finalists | None = None
+        self.repeats = 0
 
     def __getitem__(self, number: int) -> Trial:
         return self.all[number]
@@ -184,12 +189,16 @@ class Trials:
                     decision.horizon,
                     decision.bound_from,
                     target=decision.to,
+                    repeat_of=decision.repeat_of,
                 )
+                self.repeats += decision.repeat_of is not None
                 self.in_flight[number] = decision
             case Thaw(trial=number, to=to):
                 self.all[number].target = to
                 self.all[number].status = "running"
                 self.in_flight[number] = decision
+            case Finalists():
+                self.finalists = decision
             case (
                 Evaluate(trial=number, evaluation=evaluation)
                 | Measure(trial=number, evaluation=evaluation)

@@ -60,6 +60,7 @@ class Snapshot:
     best_label: str
     curve: tuple[float, ...]
     recent: tuple[str, ...]
+    repeats: int
 
 
 class Progress:
@@ -179,6 +180,7 @@ class Progress:
             words.label(trials[best[1]].configuration) if best else "",
             tuple(self._curve),
             tuple(self._recent),
+            trials.repeats,
         )
 
     # --- drawing ----------------------------------------------------------------------------
@@ -232,7 +234,7 @@ class Progress:
     def _limits(self, snapshot: Snapshot, elapsed: float) -> list[tuple[str, float, float, str]]:
         """Every limit of the budget: its name, what is spent, the limit, both in words."""
         budget = self.context.budget
-        total = sum(snapshot.counts.values())
+        total = sum(snapshot.counts.values()) - snapshot.repeats
         rows: list[tuple[str, float, float, str]] = []
         for noun, spent, limit in (
             (f"{self.unit}s", snapshot.units, budget.units),
@@ -358,14 +360,52 @@ def front_table(points: Sequence[Point], view: StudyView, limit: int | None = No
     return table
 
 
+def winner_line(view: StudyView) -> str:
+    """What the winner's configuration does on seeds that it was not chosen for, in a sentence."""
+    first = view.result.winner
+    assert first is not None, "asked for only after a final phase"
+    seeds = words.plural(len(first.repeats), "other seed")
+    best = view.result.best
+    chosen = "the best of these runs is the one handed out"
+    if best is not None and best.trial == first.trial:
+        chosen = "the run that it was chosen for is the one handed out"
+    return (
+        f"its configuration (trial {first.trial}) on {seeds}: "
+        f"{view.context.objective.name} {words.mean_text(first)}, mean ± standard error; {chosen}"
+    )
+
+
+def standings_table(view: StudyView) -> Table:
+    """The finalists: the value each was chosen for, and what its other seeds gave."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("trial", view.header.unit, "chosen for", "other seeds", "mean ± standard error"):
+        table.add_column(title, justify="right", overflow="fold")
+    for index, standing in enumerate(view.result.standings):
+        others = ", ".join(words.number(value) for _, value in standing.repeats)
+        failed = f" ({words.plural(standing.failed, 'failure')})" if standing.failed else ""
+        row = [
+            str(standing.trial),
+            str(standing.step),
+            words.number(standing.value),
+            (others or "-") + failed,
+            words.mean_text(standing),
+        ]
+        first = index == 0 and standing.mean is not None
+        table.add_row(*(_text(cell) for cell in row), style="bold" if first else "")
+    return table
+
+
 def summary(view: StudyView, limit: int = 12) -> RenderableType:
     """What came out of a study: why it ended, the best configuration, its scores, the front."""
     result, objective, unit = view.result, view.context.objective, view.header.unit
     parts: list[RenderableType] = []
     if result.reason:
         parts.append(_text(f"{view.name}: {result.reason}", style="bold"))
+    repeats = view.trials.repeats
+    again = f" (and {repeats} on other seeds)" if repeats else ""
     spent = (
-        f"{words.plural(len(view.trials), 'trial')}, {words.plural(view.trials.units, unit)}, "
+        f"{words.plural(len(view.trials) - repeats, 'trial')}{again}, "
+        f"{words.plural(view.trials.units, unit)}, "
         f"{words.duration(view.trials.train_seconds)} of training"
     )
     parts += [Text(spent, style="dim"), Text("")]
@@ -377,12 +417,16 @@ def summary(view: StudyView, limit: int = 12) -> RenderableType:
     head = _text(f"best: {objective.name} {value}", style="bold green")
     head.append(f"  (trial {best.trial}, {unit} {best.step})", style="default not bold")
     parts.append(head)
+    if result.winner is not None:
+        parts.append(_text(winner_line(view)))
     if result.test:
         scores = ", ".join(f"{name} {words.number(v)}" for name, v in result.test.items())
         parts.append(_text(f"on the test split: {scores}"))
     elif result.test_failure:
         parts.append(_text(f"scoring it on the test split failed: {result.test_failure}"))
     parts += [Text(""), configuration_table(best)]
+    if result.standings:
+        parts += [Text(""), _text("Final phase", style="bold"), standings_table(view)]
     if len(result.pareto) > 1:
         more = len(result.pareto) - limit
         parts += [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.report import background, curves, figures, sections, words
+from autotune.report.finalists import finalists
 from autotune.report.history import Band, best_so_far, forecasts, segments, standings
 from autotune.report.importance import importance
 
@@ -83,6 +84,7 @@ def page(view: StudyView) -> str:
     drawn = {name: figure for name, figure in plots.items() if figure is not None}
     body = [
         sections.summary(view, pieces, "best-so-far" in drawn),
+        *finalists(view),
         sections.front(view, "parallel" in drawn),
         sections.curves(view, band_note),
         sections.timeline(view, pieces),

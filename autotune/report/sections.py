@@ -72,6 +72,9 @@ def summary(view: StudyView, pieces: Sequence[Segment], has_plot: bool) -> eleme
             for o in view.context.objectives
             if o is not objective
         ]
+        if (first := result.winner) is not None:
+            seeds = words.plural(len(first.repeats), "other seed")
+            others.insert(0, f"mean on {seeds}: {words.mean_text(first)}")
         validation = elements.card(
             f"Best {words.metric(objective)}",
             words.quantity(best.metrics.get(objective.name), objective),
@@ -141,7 +144,10 @@ def _trials_card(view: StudyView, pieces: Sequence[Segment]) -> str:
         if counts[status]
     ]
     line = f"{words.plural(thawed, 'trial')} thawed, {words.plural(thaws, 'time')} in all"
-    return elements.card("Trials", f"{len(view.trials):,}", ", ".join(states), line)
+    repeats = view.trials.repeats
+    again = f"and {repeats} on other seeds" if repeats else ""
+    own = f"{len(view.trials) - repeats:,}"
+    return elements.card("Trials", own, again, ", ".join(states), line)
 
 
 def _configuration(point: Point, unit: str) -> str:

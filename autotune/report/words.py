@@ -6,7 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from autotune.plugins.search import Decision, Evaluate, Measure, Objective, Start, Stop, Thaw
+from autotune.decide.final import Standing
+from autotune.plugins.search import (
+    Decision,
+    Evaluate,
+    Finalists,
+    Measure,
+    Objective,
+    Start,
+    Stop,
+    Thaw,
+)
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = "_.-~=+*#"
@@ -50,6 +60,13 @@ def duration(seconds: float | None) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 epoch``, ``2 epochs``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def mean_text(standing: Standing) -> str:
+    """A finalist's mean over seeds with its standard error."""
+    error = standing.standard_error
+    around = "" if error is None else f" ± {number(error, 2)}"
+    return number(standing.mean) + around
 
 
 def spaced(name: str) -> str:
@@ -112,6 +129,14 @@ def value_text(value: Any) -> str:
 def describe(decision: Decision, unit: str = "epoch") -> str:
     """A decision as a sentence without its subject: ``thaw trial 12 to epoch 8``."""
     match decision:
+        case Start(trial=trial, to=to, repeat_of=int(original)):
+            return f"train trial {original} again on another seed, as trial {trial} to {unit} {to}"
+        case Finalists(trials=trials, seeds=seeds):
+            named = ", ".join(map(str, trials))
+            return (
+                f"final phase: finish {'trial' if len(trials) == 1 else 'trials'} {named}, then "
+                f"train each again on {plural(seeds, 'other seed')}"
+            )
         case Start(trial=trial, to=to, configuration=configuration):
             text = label(configuration)
             return f"start trial {trial} to {unit} {to}" + (f": {text}" if text else "")

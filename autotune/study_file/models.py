@@ -47,7 +47,7 @@ Number = Annotated[StrictFloat, BeforeValidator(_real)]
 
 
 def _form(value: Any) -> str:
-    return NAMED if isinstance(value, str) else DESCRIBED
+    return NAMED if isinstance(value, str | bool) else DESCRIBED
 
 
 class _Model(BaseModel):
@@ -83,6 +83,29 @@ class BudgetModel(_Model):
     )
 
 
+class FinalModel(_Model):
+    """The final phase: the best candidates are finished, then trained again on other seeds, and
+    the best mean wins."""
+
+    candidates: Count = Field(3, description="Configurations that are finished, at most.")
+    seeds: Count = Field(3, description="How often each is trained again, at most.")
+    share: Annotated[StrictFloat, Field(gt=0, lt=1), BeforeValidator(_real)] = Field(
+        0.2, description="Of the budget that is kept back for it, at most."
+    )
+
+
+class UtilityModel(_Model):
+    """What an improvement is worth: the search ends when no further training is expected to be
+    worth its cost. One of improvement and percent, and one of the costs."""
+
+    improvement: Minutes | None = Field(None, description="Of the first curve objective.")
+    percent: Minutes | None = Field(None, description="Of that objective's best value so far.")
+    epochs: Minutes | None = Field(None, description="Epochs of training that it is worth.")
+    steps: Minutes | None = Field(None, description="Steps of training that it is worth.")
+    seconds: Minutes | None = Field(None, description="Seconds of training that it is worth.")
+    minutes: Minutes | None = Field(None, description="Minutes of training that it is worth.")
+
+
 class PluginModel(BaseModel):
     """One of the engine's parts, with its hyperparameters or options."""
 
@@ -108,6 +131,10 @@ ObjectiveEntry = Annotated[
 ]
 ExecutorEntry = Annotated[
     Annotated[Named, Tag(NAMED)] | Annotated[ExecutorModel, Tag(DESCRIBED)],
+    Discriminator(_form),
+]
+FinalEntry = Annotated[
+    Annotated[StrictBool, Tag(NAMED)] | Annotated[FinalModel, Tag(DESCRIBED)],
     Discriminator(_form),
 ]
 
@@ -159,6 +186,10 @@ class StudyModel(_Model):
         [], description="Configurations to try first; what they leave out takes its default."
     )
     search: SearchModel = SearchModel()
+    final: FinalEntry = Field(
+        True, description="The final phase; false for none. The default is shown in its keys."
+    )
+    utility: UtilityModel | None = None
     executor: ExecutorEntry = "local"
 
 
@@ -182,6 +213,9 @@ EXPECTED: dict[str, str] = {
     "seed": "a whole number from 0 on",
     "first": "a list of configurations",
     "first[]": "a mapping of parameters to values",
+    "final": "true, false, or a mapping with candidates, seeds and share",
+    "final.share": "a number between 0 and 1",
+    "utility": "a mapping with improvement (or percent) and epochs (or steps, seconds, minutes)",
     "search": "a mapping with policy, proposer and forecaster",
     "search.policy": "a policy's name, or a mapping with name",
     "search.proposer": "a proposer's name, or a mapping with name",

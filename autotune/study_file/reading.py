@@ -24,10 +24,12 @@ from autotune.study_file.models import (
     NAMED,
     SEARCH_PARTS,
     BudgetModel,
+    FinalModel,
     ObjectiveModel,
     PluginModel,
     SearchModel,
     StudyModel,
+    UtilityModel,
 )
 
 _LIMITS = ("epochs", "steps", "trials", "minutes", "seconds")
@@ -48,6 +50,8 @@ class StudyFile:
         first: configurations to try first, incomplete as they were written.
         search: by part its name and hyperparameters.
         executor: its name and options, without workers and device.
+        final: as `autotune.asked.as_final` reads it.
+        utility: as `autotune.asked.as_utility` reads it.
     """
 
     path: Path
@@ -64,6 +68,8 @@ class StudyFile:
     executor: Mapping[str, Any]
     workers: int
     device: str
+    final: bool | Mapping[str, float] = True
+    utility: Mapping[str, float] | None = None
 
 
 def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None:
@@ -88,6 +94,7 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
     if model is not None:
         problems += _objective_problems(model)
         problems += _budget_problems(model.budget)
+        problems += _utility_problems(model.utility)
     if model is None or space is None or problems:
         return None
     executor = _named(model.executor)
@@ -106,6 +113,8 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
         executor={k: v for k, v in executor.items() if k not in ("workers", "device")},
         workers=executor.get("workers", 2),
         device=executor.get("device", "cpu"),
+        final=model.final if isinstance(model.final, bool) else model.final.model_dump(),
+        utility=None if model.utility is None else model.utility.model_dump(exclude_none=True),
     )
 
 
@@ -117,7 +126,11 @@ def _from_pydantic(detail: dict[str, Any], value: Any) -> SpaceError:
         return unknown(place, place[-1], known, "key")
     expected = EXPECTED.get(pattern)
     if expected is None:
-        expected = "a whole number above 0" if pattern.startswith("budget.") else "a name"
+        expected = "a name"
+        if pattern.startswith(("budget.", "final.")):
+            expected = "a whole number above 0"
+        elif pattern.startswith("utility."):
+            expected = "a number above 0"
     if detail["type"] == "missing":
         return SpaceError(place, MISSING, expected)
     given = value
@@ -142,6 +155,8 @@ def _known_keys(pattern: str) -> list[str]:
         "": StudyModel,
         "budget": BudgetModel,
         "search": SearchModel,
+        "final": FinalModel,
+        "utility": UtilityModel,
         "objectives[]": ObjectiveModel,
     }
     return list(models[pattern].model_fields)
@@ -267,6 +282,16 @@ def _budget_problems(budget: BudgetModel) -> list[SpaceError]:
             )
         )
     return problems
+
+
+def _utility_problems(utility: UtilityModel | None) -> list[SpaceError]:
+    if utility is None:
+        return []
+    given = utility.model_dump(exclude_none=True)
+    gains = [key for key in ("improvement", "percent") if key in given]
+    if len(gains) == 1 and len(given) == 2:
+        return []
+    return [SpaceError("utility", given, EXPECTED["utility"])]
 
 
 def _budget(budget: BudgetModel) -> Budget:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from autotune.decide import Search
 from autotune.plugins.search import (
     Decided,
@@ -20,6 +22,7 @@ from autotune.plugins.search import (
     Evaluated,
     Event,
     Failed,
+    Finalists,
     Frozen,
     Key,
     Lost,
@@ -49,6 +52,7 @@ class Simulator:
             the trial there.
         lose: numbers of decisions whose job is lost.
         fail: numbers of decisions whose job fails at once.
+        luck: standard deviation of what chance adds to the primary metric, by trial and unit.
     """
 
     search: Search
@@ -57,6 +61,7 @@ class Simulator:
     seconds: float = 1.0
     lose: frozenset[int] = frozenset()
     fail: frozenset[int] = frozenset()
+    luck: float = 0.0
     static: Callable[[Configuration], Mapping[str, float]] = lambda configuration: {}
     events: list[Event] = field(default_factory=list)
     clock: float = 0.0
@@ -79,6 +84,9 @@ class Simulator:
                     assert not ends, "stops although something is in flight"
                     self.reason = decision.reason
                     return self.events
+                if isinstance(decision, Finalists):
+                    assert not ends, "names finalists although something is in flight"
+                    continue
                 if isinstance(decision, Measure):
                     assert not ends, "measures although something is in flight"
                 reports = list(self.reports(number, decision))
@@ -121,6 +129,9 @@ class Simulator:
         for step in range(trial.frozen + 1, decision.to + 1):
             at += self.seconds
             metrics = self.curve(trial.configuration, step)
+            if self.luck:
+                noise = np.random.default_rng([trial.number, step]).normal(scale=self.luck)
+                metrics = {**metrics, objective: metrics[objective] + noise}
             if not math.isfinite(metrics[objective]):
                 yield Failed(trial.number, step, "not_finite", "diverged", at=at)
                 return
@@ -137,5 +148,7 @@ class Simulator:
         )
 
 
-def decisions(events: list[Event]) -> list[Start | Thaw | Evaluate | Measure | Stop]:
+def decisions(
+    events: list[Event],
+) -> list[Start | Thaw | Finalists | Evaluate | Measure | Stop]:
     return [event.decision for event in events if isinstance(event, Decided)]

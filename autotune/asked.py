@@ -1,0 +1,137 @@
+"""What users write, as values: objectives, budgets, the final phase, utility; by Python or on the
+command line. Study files are read in `autotune.study_file`, with the line of every mistake.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from autotune.begin import known_objective
+from autotune.header import StudyError
+from autotune.plugins.search import Budget, Final, Objective, Utility
+
+LARGEST = 2**53
+"""No limit is larger: what counts to it is exact."""
+
+_LIMITS = ("epochs", "steps", "trials", "minutes", "seconds", "evaluations")
+_GAINS = ("improvement", "percent")
+_PRICES = ("epochs", "steps", "minutes", "seconds")
+
+
+def as_objectives(
+    wanted: Sequence[str | Objective | Mapping[str, Any]],
+) -> tuple[Objective, ...]:
+    """Objectives by name, as they are, or by their fields. Raises `StudyError`."""
+    if isinstance(wanted, str | Objective | Mapping):
+        wanted = [wanted]
+    found = []
+    for given in wanted:
+        if isinstance(given, Objective):
+            found.append(given)
+        elif isinstance(given, str):
+            found.append(known_objective(given))
+        else:
+            try:
+                found.append(Objective(**given))
+            except TypeError as error:
+                raise StudyError(f"objectives: {dict(given)!r}: {error}") from None
+    return tuple(found)
+
+
+def as_budget(given: Budget | Mapping[str, float]) -> tuple[Budget, Any]:
+    """A budget and what the user calls its units, None if it has none. Raises `StudyError`."""
+    if isinstance(given, Budget):
+        return given, None
+    if not isinstance(given, Mapping):
+        raise StudyError(f"budget: is {given!r}; expected a mapping such as {{'epochs': 300}}")
+    if unknown := [key for key in given if key not in _LIMITS]:
+        raise StudyError(
+            f"budget: there is no limit {unknown[0]!r}; the limits are {', '.join(_LIMITS)}"
+        )
+    for pair in (("epochs", "steps"), ("minutes", "seconds")):
+        if all(key in given for key in pair):
+            raise StudyError(f"budget: give either {pair[0]} or {pair[1]}")
+    for key, value in given.items():
+        whole = key not in ("minutes", "seconds")
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            expected = "a whole number" if whole else "a number"
+            raise StudyError(f"budget: {key} is {value!r}; expected {expected}")
+        if abs(value) > LARGEST:
+            raise StudyError(f"budget: {key} is out of all proportion; leave the limit out")
+    units = given.get("epochs", given.get("steps"))
+    seconds = given["minutes"] * 60.0 if "minutes" in given else given.get("seconds")
+    unit = "epoch" if "epochs" in given else ("step" if "steps" in given else None)
+    return Budget(units, given.get("trials"), seconds, given.get("evaluations")), unit  # type: ignore[arg-type]
+
+
+def as_final(given: bool | Final | Mapping[str, Any]) -> Final | None:
+    """The final phase: True for the default one, False for none. Raises `StudyError`."""
+    if isinstance(given, bool):
+        return Final() if given else None
+    values = asdict(given) if isinstance(given, Final) else given
+    if not isinstance(values, Mapping):
+        raise StudyError(
+            f"final: is {given!r}; expected true, false, or a mapping such as "
+            f"{{'candidates': 3, 'seeds': 3}}"
+        )
+    if unknown := [key for key in values if key not in asdict(Final())]:
+        raise StudyError(
+            f"final: there is no {unknown[0]!r}; expected {', '.join(asdict(Final()))}"
+        )
+    for key, value in values.items():
+        if key != "share" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise StudyError(f"final: {key} is {value!r}; expected a whole number above 0")
+        if key == "share" and not (_is_number(value) and 0 < value < 1):
+            raise StudyError(f"final: share is {value!r}; expected a number between 0 and 1")
+    return Final(**values)
+
+
+def as_utility(given: Utility | Mapping[str, float] | None) -> tuple[Utility | None, Any]:
+    """What an improvement is worth, and what the user calls the units it is worth, None if it
+    is worth seconds. Raises `StudyError`."""
+    if given is None or isinstance(given, Utility):
+        return given, None
+    what = (
+        "expected what is gained (improvement, or percent of the best value) and what that is "
+        "worth (epochs, steps, seconds or minutes), such as {'percent': 1, 'epochs': 30}"
+    )
+    if not isinstance(given, Mapping):
+        raise StudyError(f"utility: is {given!r}; {what}")
+    gains, prices = ([key for key in given if key in known] for known in (_GAINS, _PRICES))
+    if len(gains) != 1 or len(prices) != 1 or len(given) != 2:
+        raise StudyError(f"utility: is {dict(given)!r}; {what}")
+    for key, value in given.items():
+        if not (_is_number(value) and 0 < value < math.inf):
+            raise StudyError(f"utility: {key} is {value!r}; expected a number above 0")
+    (gain,), (price,) = gains, prices
+    values: dict[str, float] = {gain: float(given[gain])}
+    if price in ("epochs", "steps"):
+        return Utility(**values, units=float(given[price])), price.removesuffix("s")
+    seconds = given[price] * (60.0 if price == "minutes" else 1.0)
+    return Utility(**values, seconds=seconds), None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_numbers(option: str, given: Sequence[str]) -> dict[str, float | None]:
+    """``KEY=NUMBER`` texts of the command line as a mapping; ``none`` is None. Raises
+    `StudyError` with the option's name."""
+    found: dict[str, float | None] = {}
+    for text in given:
+        key, equals, number = text.partition("=")
+        try:
+            value = None if number == "none" else (float(number) if "." in number else int(number))
+        except ValueError:
+            equals = ""
+        if not equals:
+            example = {"--budget": "epochs=300", "--final": "seeds=3"}.get(option, "epochs=30")
+            raise StudyError(f"{option}: got {text!r}, expected such as {example}")
+        if key in found:
+            raise StudyError(f"{option}: {key} is given twice")
+        found[key] = value
+    return found

@@ -1,0 +1,171 @@
+"""The stop by utility: the whole search ends when no further training is expected to be worth it.
+
+The user says what an improvement is worth (`Utility`), which is a price: so much of the primary
+objective must be gained for every unit (or second) of training. Before a segment is begun, the
+forecaster is asked what the best conceivable one would gain: E[max(best - Y, 0)] for Y the value
+at its end, over what it costs. Where even that is below the price, the search stops. The idea of
+stopping a freeze-thaw search by the user's own trade-off between cost and performance is that of
+Cost-Sensitive Freeze-thaw Bayesian Optimization (2510.21379), which learns curves and utility
+jointly; here the utility is linear.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from autotune.decide.configurations import identity, unseen
+from autotune.plugins.search import (
+    Event,
+    FloatArray,
+    Forecast,
+    ForecastFunction,
+    Key,
+    Observed,
+    Query,
+    SearchContext,
+    Utility,
+)
+from autotune.plugins.trials import Trials
+from autotune.space import Configuration
+
+EVERY = 5
+"""The question is asked at every fifth decision: it costs about as much as a decision."""
+
+EVIDENCE = 10
+"""It is not asked before so many trials have a value: the forecaster has to see how much
+configurations differ before it can say that no other is better."""
+
+LOOKED_AT = 40
+"""So many frozen trials are looked at, those with the best values."""
+
+NEW = 24
+"""So many new configurations are looked at, half of them near the best trials."""
+
+PARENTS = 4
+
+_STREAM = 23
+_LOWEST = 0.001
+_NODES = np.concatenate([[0.0], np.geomspace(1e-3, 1.0, 19)])
+
+
+def expected_improvement(forecast: Forecast, best: float) -> FloatArray:
+    """E[max(best - Y, 0)] of every query, shape (queries,); in the objective's unit, less is
+    better. The integral of P(Y < best - x) over x from 0 to where it is 0.001, by trapezoids."""
+    reach = np.maximum(best - forecast.quantile(_LOWEST), 0.0)
+    below = np.stack([forecast.probability_below(best - reach * node) for node in _NODES])
+    return np.asarray(np.trapezoid(below, _NODES, axis=0) * reach)
+
+
+@dataclass(frozen=True)
+class _Prospect:
+    """A segment that could be trained: of a trial, or of a new configuration (None), from unit
+    `begin` to `end`; what a unit of it costs in seconds."""
+
+    trial: int | None
+    begin: int
+    end: int
+    seconds: float
+
+
+class UtilityStop:
+    """The fold and the verdict."""
+
+    def __init__(self, context: SearchContext) -> None:
+        self.context = context
+        self._bests: dict[int, float] = {}
+
+    def observe(self, event: Event, trials: Trials) -> None:
+        """Fold one event that `trials` has folded already."""
+        if isinstance(event, Observed):
+            value = trials.score(event.metrics)
+            if math.isfinite(value):
+                self._bests[event.trial] = min(value, self._bests.get(event.trial, math.inf))
+
+    def reason(
+        self, trials: Trials, forecast: ForecastFunction, key: Key, may_start: bool
+    ) -> str | None:
+        """Why no further training pays, with the figures; None if one may, or if it is not the
+        time to ask."""
+        utility = self.context.utility
+        if utility is None or len(self._bests) < EVIDENCE or key.number % EVERY:
+            return None
+        best = min(self._bests.values())
+        prospects, queries = self._prospects(trials, key, may_start)
+        if not queries:
+            return None
+        gains = expected_improvement(forecast(queries), best)
+        costs = np.array(
+            [(p.end - p.begin) * (p.seconds if utility.units is None else 1.0) for p in prospects]
+        )
+        price = _price(utility, best)
+        rates = gains / np.maximum(costs, 1e-12)
+        chosen = int(np.argmax(rates))
+        if rates[chosen] >= price:
+            return None
+        return _words(self.context, prospects[chosen], gains[chosen], costs[chosen], price)
+
+    def _prospects(
+        self, trials: Trials, key: Key, may_start: bool
+    ) -> tuple[list[_Prospect], list[Query]]:
+        ranked = sorted(self._bests, key=lambda number: (self._bests[number], number))
+        mean = trials.train_seconds / max(trials.units, 1)
+        prospects: list[_Prospect] = []
+        queries: list[Query] = []
+        for number in [n for n in ranked if trials[n].status == "frozen"][:LOOKED_AT]:
+            trial = trials[number]
+            seconds = sum(trial.seconds.values()) / max(len(trial.seconds), 1)
+            for end in _ends(trial.frozen, trial.horizon):
+                prospects.append(_Prospect(number, trial.frozen, end, seconds))
+                queries.append(Query(end, trial=number))
+        for configuration in self._new(trials, ranked, key) if may_start else []:
+            for end in _ends(0, self.context.horizon):
+                prospects.append(_Prospect(None, 0, end, mean))
+                queries.append(Query(end, configuration=configuration))
+        return prospects, queries
+
+    def _new(self, trials: Trials, ranked: list[int], key: Key) -> list[Configuration]:
+        """Configurations that were never started, some near the best trials, some random."""
+        space, generator = self.context.space, key.generator(_STREAM)
+        taken = {identity(trial.configuration) for trial in trials.all.values()}
+        found = []
+        for index in range(NEW // 2):
+            parent = trials[ranked[index % min(PARENTS, len(ranked))]]
+            neighbour = space.neighbour(parent.configuration, generator)
+            if identity(neighbour) not in taken:
+                taken.add(identity(neighbour))
+                found.append(neighbour)
+        return found + unseen(space, generator, NEW // 2, taken)
+
+
+def _ends(begin: int, horizon: int) -> list[int]:
+    """Where a segment from `begin` could end: after 1, 2, 4, ... units, and at the horizon."""
+    steps = {1 << power for power in range((horizon - begin).bit_length())} | {horizon - begin}
+    return [begin + step for step in sorted(steps) if 0 < step <= horizon - begin]
+
+
+def _price(utility: Utility, best: float) -> float:
+    """What must be gained, in the objective's unit, for every unit or second."""
+    gain = utility.improvement
+    if gain is None:
+        assert utility.percent is not None, "one of the two is given"
+        gain = utility.percent / 100 * abs(best)
+    worth = utility.seconds if utility.units is None else utility.units
+    assert worth is not None, "one of the two is given"
+    return gain / worth
+
+
+def _words(
+    context: SearchContext, prospect: _Prospect, gain: float, cost: float, price: float
+) -> str:
+    assert context.utility is not None
+    counted = "second" if context.utility.units is None else "unit"
+    who = "a new configuration" if prospect.trial is None else f"trial {prospect.trial}"
+    return (
+        f"no further training is expected to pay: the most promising, {who} to unit "
+        f"{prospect.end}, would improve {context.objective.name} by {gain:.3g} on average for "
+        f"{cost:.3g} {counted}s, {gain / max(cost, 1e-12):.3g} a {counted}; asked for are "
+        f"{price:.3g} a {counted}"
+    )

@@ -1,0 +1,39 @@
+"""What to say when the task, not a configuration, is at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from autotune.header import StudyError
+from autotune.plugins.search import Failed, Objective
+
+
+class NothingWorks(StudyError):
+    """Every trial so far has failed by an error of the user's code; carries the first one."""
+
+
+def nothing_works(failed: Sequence[Failed]) -> str:
+    """What to say when every trial has failed; the first error in full."""
+    first = failed[0]
+    # A TaskError says itself what is wrong; anything else is easier to find by its traceback.
+    told = "autotune.train.task.TaskError" in first.traceback
+    shown = first.traceback.rstrip() if first.traceback and not told else first.message
+    return (
+        f"all {len(failed)} trials so far have failed by an error, so the task is more likely "
+        f"at fault than the configurations. The first error:\n\n{shown}\n"
+    )
+
+
+def check_reported(
+    objectives: Iterable[Objective], kind: str, metrics: Mapping[str, float]
+) -> None:
+    """Raises `StudyError` if an objective of this kind is not among the metrics that the task
+    reported: it would be found missing only when the whole budget is spent."""
+    for objective in objectives:
+        if objective.kind == kind and objective.name not in metrics:
+            known = ", ".join(sorted(metrics)) or "nothing"
+            when = "after a unit of training" if kind == "curve" else "once for a trial"
+            raise StudyError(
+                f"objectives: {objective.name!r} is of kind {kind}, but what the task reports "
+                f"{when} is: {known}; name one of these, or have the task report it"
+            )
