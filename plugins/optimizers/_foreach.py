@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 Kernel = tuple[torch.device, torch.dtype]
+Tensors = list[Tensor] | tuple[Tensor, ...]
+"""What the list-wise kernels take and return."""
 PIECE = 1 << 16
 """Elements of a piece: with a rule's four or five tensors of float32 about a megabyte."""
 LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
@@ -60,14 +62,16 @@ class Lists:
         grads: their gradients.
         state: for each name in `ListOptimizer.buffers` the tensors of that name.
         step: number of the step being taken, from 1.
+        scalars: numbers that the rule needs and all share, if `take_step` adds any.
         parameters: the parameters themselves, where they are whole.
     """
 
     group: dict[str, Any]
     weights: list[Tensor]
-    grads: list[Tensor]
+    grads: Tensors
     state: dict[str, list[Tensor]]
     step: int
+    scalars: Mapping[str, float] = field(default_factory=dict)
     parameters: Sequence[Tensor] = ()
 
 
@@ -81,6 +85,8 @@ class ListOptimizer(torch.optim.Optimizer):
 
     title: ClassVar[str]
     buffers: ClassVar[tuple[str, ...]] = ()
+    apart: ClassVar[tuple[str, ...]] = ("step",)
+    """Names of state that is not of the parameter's shape and stays out of `Lists.state`."""
     elementwise: ClassVar[bool] = True
     """Whether `update` may be given pieces of tensors: each number depends on those at its own
     place only."""
@@ -105,7 +111,7 @@ class ListOptimizer(torch.optim.Optimizer):
     def update(self, lists: Lists) -> None:
         """Change ``lists.weights`` and ``lists.state`` in place; leave ``lists.grads``."""
 
-    def new_state(self, group: dict[str, Any], parameter: Tensor) -> dict[str, Tensor]:
+    def new_state(self, parameter: Tensor) -> dict[str, Tensor]:
         """The state of a parameter before its first step, beside the count."""
         return {name: zeros_like(parameter) for name in self.buffers}
 
@@ -117,13 +123,15 @@ class ListOptimizer(torch.optim.Optimizer):
                 if not state:
                     # On the CPU: read back each step, and that must not wait for the device.
                     state["step"] = torch.zeros((), dtype=torch.float64)
-                    state.update(self.new_state(group, parameter))
+                    state.update(self.new_state(parameter))
                 state["step"] += 1
                 by_count[int(state["step"])].append(parameter)
             for count, members in by_count.items():
-                names = [name for name in self.state[members[0]] if name != "step"]
+                first = self.state[members[0]]
+                names = [name for name in first if name not in self.apart]
                 state = {name: [self.state[p][name] for p in members] for name in names}
-                yield Lists(group, members, gradients(members), state, count, members)
+                grads = gradients(members)
+                yield Lists(group, members, grads, state, count, parameters=members)
 
 
 def zeros_like(parameter: Tensor) -> Tensor:
@@ -148,14 +156,24 @@ def pieces(lists: Lists) -> Iterator[Lists]:
         yield from in_full_precision(lists)
         return
     names = list(lists.state)
-    columns = [lists.weights, lists.grads, *(lists.state[name] for name in names)]
+    columns: list[Tensors] = [lists.weights, lists.grads, *(lists.state[name] for name in names)]
     for rows in _rows(columns):
         weights, grads, *state = ([row[i] for row in rows] for i in range(len(columns)))
-        part = Lists(lists.group, weights, grads, dict(zip(names, state, strict=True)), lists.step)
+        pieces_of_state = dict(zip(names, state, strict=True))
+        part = replace(lists, weights=weights, grads=grads, state=pieces_of_state, parameters=())
         yield from in_full_precision(part)
 
 
-def _rows(columns: list[list[Tensor]]) -> Iterator[list[tuple[Tensor, ...]]]:
+def directions(lists: Lists, rule: Callable[[Lists], Tensors]) -> list[Tensor]:
+    """What an elementwise `rule` makes of each parameter, as whole tensors, for rules that then
+    look at a parameter as a whole. `lists` are in full precision; the rule may change state."""
+    results = [zeros_like(weight) for weight in lists.weights]
+    for part in pieces(replace(lists, state={**lists.state, "result": results})):
+        torch._foreach_copy_(part.state["result"], rule(part))
+    return results
+
+
+def _rows(columns: list[Tensors]) -> Iterator[list[tuple[Tensor, ...]]]:
     """Tensors that belong together, side by side, in batches of about `PIECE` elements."""
     batch: list[tuple[Tensor, ...]] = []
     size = 0

@@ -1,0 +1,118 @@
+"""Adaptive Braking: momentum descent that brakes where gradient and velocity agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from autotune.plugins import Optimizer
+from autotune.space import Categorical, Float, Prior, Space
+
+from ._foreach import ListOptimizer, Lists
+from ._groups import parameter_groups
+from ._spaces import learning_rate, momentum, weight_decay
+
+SMALLEST = 1e-30
+"""Below this product of norms there is no direction, and nothing is scaled."""
+
+
+class AdaptiveBrakingOptimizer(ListOptimizer):
+    """Gradient descent with momentum and a scaled gradient.
+
+    With ``d = g + weight_decay * w``: ``alpha = 1 - rho * cos(d, v)``, the cosine being zero
+    while there is no velocity; ``v = momentum * v + alpha * d``; ``w -= lr * v``.
+
+    Args:
+        parameters: parameters or groups of them.
+        lr: learning rate.
+        momentum: factor of the velocity.
+        rho: strength of the braking; 0 is plain momentum.
+        by_filter: a cosine for each output channel (first dimension) instead of each tensor,
+            where a tensor has more than one dimension.
+        weight_decay: added to the gradient, times the weight.
+    """
+
+    title = "Adaptive Braking"
+    buffers = ("velocity",)
+    elementwise = False
+
+    def __init__(
+        self,
+        parameters: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        rho: float = 1.0,
+        by_filter: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "rho": rho, "by_filter": by_filter}
+        super().__init__(parameters, {**defaults, "weight_decay": weight_decay})
+
+    def update(self, lists: Lists) -> None:
+        """See the class."""
+        group, weights, velocities = lists.group, lists.weights, lists.state["velocity"]
+        slopes = torch._foreach_add(lists.grads, weights, alpha=group["weight_decay"])
+        factors = [
+            1 - group["rho"] * _cosine(slope, velocity, group["by_filter"] and slope.ndim > 1)
+            for slope, velocity in zip(slopes, velocities, strict=True)
+        ]
+        torch._foreach_mul_(slopes, factors)
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, slopes)
+        torch._foreach_add_(weights, velocities, alpha=-group["lr"])
+
+
+def _cosine(first: Tensor, second: Tensor, by_row: bool) -> Tensor:
+    """Cosine of the angle between two tensors, or between their slices along the first
+    dimension, in a shape that multiplies them."""
+    if not by_row:
+        product = torch.dot(first.reshape(-1), second.reshape(-1))
+        return product / (first.norm() * second.norm()).clamp_min(SMALLEST)
+    rows, others = first.flatten(1), second.flatten(1)
+    product = (rows * others).sum(1)
+    cosine = product / (rows.norm(dim=1) * others.norm(dim=1)).clamp_min(SMALLEST)
+    return cosine.view(-1, *[1] * (first.ndim - 1))
+
+
+class AdaptiveBraking(Optimizer):
+    """Momentum descent whose gradients count less along the velocity and more against it.
+
+    Made for delayed gradients, where it damps the oscillation that delay and momentum bring.
+    The authors published no code. The angle is taken with the decayed gradient and the velocity
+    before the step, over whole tensors or over output channels.
+    """
+
+    name: ClassVar[str] = "adaptive_braking"
+    summary: ClassVar[str] = (
+        "Momentum SGD with the (L2-decayed) gradient scaled by 1 - rho * cos(gradient, velocity)."
+    )
+    reference: ClassVar[str] = (
+        "Venigalla, Kosson, Chiley, Köster: Adaptive Braking for Mitigating Gradient Delay, "
+        "ICML workshop on second-order methods 2020, arXiv 2007.01397"
+    )
+
+    @classmethod
+    def space(cls) -> Space:
+        """Learning rate, momentum, strength and granularity of braking, weight decay."""
+        return Space(
+            {
+                "learning_rate": learning_rate(0.1, 1e-3, 1.0),
+                "momentum": momentum(),
+                "rho": Float(0.0, 2.0, default=1.0, prior=Prior(1.0, "low")),
+                "granularity": Categorical(("tensor", "filter"), default="tensor"),
+                "weight_decay": weight_decay(1e-4, 1e-6, 1e-2),
+            }
+        )
+
+    def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+        """An `AdaptiveBrakingOptimizer` over the decayed and the other parameters."""
+        return AdaptiveBrakingOptimizer(
+            parameter_groups(named_parameters, self.configuration["weight_decay"]),
+            lr=self.configuration["learning_rate"],
+            momentum=self.configuration["momentum"],
+            rho=self.configuration["rho"],
+            by_filter=self.configuration["granularity"] == "filter",
+        )
