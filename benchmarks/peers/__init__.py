@@ -79,6 +79,14 @@ OWN = "its Search, fed with a replay's events"
 OPTUNA = "real package: ask/tell, report and should_prune"
 SYNE_TUNE = "real scheduler: suggest, on_trial_result (stops trials; 0.16 cannot promote)"
 
+NEPS = {
+    "hyperband": "real package (neps_hyperband): its AskAndTell",
+    "priorband": "real package: its AskAndTell; the prior is the middle of every range",
+    "ifbo": "real package: its AskAndTell; autotune's forecaster in the place of FT-PFN",
+}
+
+RAY = "real scheduler and searcher, told what Tune's controller tells them; no actors"
+
 
 def methods() -> dict[str, Method]:
     """Every method by its name, autotune's default first."""
@@ -114,6 +122,28 @@ def methods() -> dict[str, Method]:
                 ("syne-tune",),
                 SYNE_TUNE,
                 {"scheduler": name},
+            )
+        )
+    for optimizer, how in NEPS.items():
+        found.append(
+            Method(
+                f"neps_{optimizer}",
+                "neps_ask_tell",
+                ("neural-pipeline-search",),
+                how,
+                {"optimizer": optimizer},
+                slow=True,
+            )
+        )
+    for scheduler, needs in (("asha", ()), ("bohb", ("hpbandster", "ConfigSpace"))):
+        found.append(
+            Method(
+                f"ray_tune_{scheduler}",
+                "ray_tune",
+                ("ray", *needs),
+                RAY,
+                {"scheduler": scheduler},
+                slow=True,
             )
         )
     return {method.name: method for method in found}
