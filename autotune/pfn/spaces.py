@@ -56,12 +56,14 @@ def sample(studies: int, count: int, generator: torch.Generator) -> Configuratio
     meant = torch.where(categorical[:, None], meant, value)
 
     conditional = (uniform(studies, 1) < 0.3) & (uniform(studies, SLOTS) < 0.4) & present
-    parent = (uniform(studies, SLOTS) * SLOTS).long()
+    # Each slot's parent is another hyperparameter of its study; where there is none, itself.
+    rank = uniform(studies, SLOTS, SLOTS) + present[:, None]
+    rank.diagonal(dim1=1, dim2=2).fill_(1.0)
+    parent = rank.argmax(2)
     threshold = 0.2 + 0.6 * uniform(studies, 1, SLOTS)
     above = shown.gather(2, parent[:, None].expand(-1, count, -1)) > threshold
-    # A parent that is no hyperparameter of the study, or the slot itself, is no condition.
-    there = present.gather(1, parent) & (parent != torch.arange(SLOTS, device=device))
-    active = present[:, None] & (above | ~(conditional & there)[:, None])
+    itself = parent == torch.arange(SLOTS, device=device)
+    active = present[:, None] & (above | (itself | ~conditional)[:, None])
 
     relevance = torch.where(
         uniform(studies, 1) < 0.5, 1.0, (-uniform(studies, SLOTS).clamp(min=1e-6).log()) ** 1.5

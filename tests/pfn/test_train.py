@@ -1,0 +1,92 @@
+"""The training command: it learns, goes on where it stood, and writes weights that load."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from autotune.pfn import evaluation, train, training_data, weights
+from autotune.pfn.network import Size
+
+SIZE = Size(width=32, layers=2, heads=2, bins=100)
+
+
+@pytest.fixture(autouse=True)
+def few_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_data, "SHAPES", ((4, 16), (8, 16)))
+    monkeypatch.setattr(training_data, "WEIGHTS", (0.5, 0.5))
+
+
+def plan(data_sets: int = 400, seed: int = 0) -> train.Plan:
+    return train.Plan(data_sets, 640, 5e-3, seed, SIZE, torch.device("cpu"))
+
+
+def finished(folder: Path, data_sets: int = 400, seed: int = 0, every: int = 4) -> train.Training:
+    training = train.Training(plan(data_sets, seed))
+    folder.mkdir(exist_ok=True)
+    saved = folder / "state.pt"
+    if saved.exists():
+        training.load(torch.load(saved, weights_only=True))
+    train.run(training, folder, every, folder / "weights.safetensors", lambda line: None)
+    return training
+
+
+def test_training_beats_the_uniform_forecast(tmp_path: Path) -> None:
+    finished(tmp_path, data_sets=3000, every=1000)
+    (line,) = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert line["log_likelihood"] > 0.3, "a uniform forecast has 0"
+    assert line["data_sets"] >= 3000
+
+
+def test_stopping_and_going_on_changes_nothing(tmp_path: Path) -> None:
+    whole = finished(tmp_path / "whole")
+    part = train.Training(plan())
+    folder = tmp_path / "part"
+    folder.mkdir()
+    parts = train._parts(part, 4)
+    next(parts)
+    torch.save(part.state(), folder / "state.pt")
+    next(parts)  # what was trained after the last state is lost
+    resumed = finished(folder)
+    assert resumed.step == whole.step
+    for one, other in zip(
+        whole.average.state_dict().values(), resumed.average.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_another_runs_state_is_refused(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with pytest.raises(ValueError, match=r"seed 0.*asks for 1"):
+        finished(tmp_path, seed=1)
+
+
+def test_weights_load_and_forecast_the_same(tmp_path: Path) -> None:
+    training = finished(tmp_path)
+    loaded = weights.load(tmp_path / "weights.safetensors")
+    examples = evaluation.held_out(torch.device("cpu"))[0]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            evaluation.logits(loaded, examples), evaluation.logits(training.average, examples)
+        )
+    card = weights.read_header(tmp_path / "weights.safetensors")["card"]
+    assert card["data_sets"] == training.data_sets
+    assert set(card["held_out"]) == {"log_likelihood", "squared_error", "below_5", "above_95"}
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="weights"):
+        weights.load(path)
+
+
+def test_the_rate_warms_up_stays_and_falls() -> None:
+    assert train.rate_factor(0.0) < 0.05
+    assert train.rate_factor(0.1) == train.rate_factor(0.5) == 1.0
+    assert train.rate_factor(0.75) == pytest.approx(0.5)
+    assert train.rate_factor(1.0) == 0.0
