@@ -19,6 +19,9 @@ not independent."""
 STRENGTH = 3.0
 """The prior, under which all classes are equally common, counts for so many curves."""
 
+_ESCAPE, _ESCAPE_FALL, _ESCAPE_DEVIATION = 0.02, 0.3, 0.4
+"""Probability of a change like none before it, as of a curve that takes off late; its size."""
+
 _ITERATIONS = 25
 _LOG_ROOT = 0.5 * math.log(2 * math.pi)
 
@@ -54,3 +57,19 @@ def posterior(log_weight: FloatArray, evidences: FloatArray) -> FloatArray:
     log = log_weight + evidences
     weight = np.exp(log - log.max(axis=1, keepdims=True))
     return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+
+def with_escape(
+    weight: FloatArray, mean: FloatArray, deviation: FloatArray, last: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mixtures (queries, components) with one more component: what no class foresees.
+
+    Args:
+        last: about where each curve stands, (queries,).
+    """
+    one = np.ones((len(weight), 1))
+    return (
+        np.concatenate([(1.0 - _ESCAPE) * weight, _ESCAPE * one], axis=1),
+        np.concatenate([mean, (last - _ESCAPE_FALL)[:, None]], axis=1),
+        np.concatenate([deviation, _ESCAPE_DEVIATION * one], axis=1),
+    )

@@ -40,6 +40,9 @@ _KINDS = np.array(
 """Classes of curves, normalised: deviation at no distance, its growth with log time, and the
 fall with log time in units of that growth."""
 
+_FARTHEST = 0.5
+"""What a curve may change by in expectation is bounded by this, normalised, however far away."""
+
 _UNKNOWN_MEAN, _UNKNOWN_DEVIATION = 0.6, 0.6
 _BANDWIDTH = 0.05
 
@@ -83,7 +86,7 @@ class LastValue(Forecaster):
         self, context: SearchContext, state: State, trials: Trials, queries: Sequence[Query]
     ) -> Forecast:
         """Predictive distributions for the queries."""
-        width = max(len(_KINDS), REFERENCES + 1)
+        width = max(len(_KINDS), REFERENCES) + 1
         shape = (len(queries), width)
         weight, mean, deviation = np.zeros(shape), np.zeros(shape), np.ones(shape)
         seen = sorted({q.trial for q in queries if q.trial in state.history.curves} - {None})
@@ -95,7 +98,7 @@ class LastValue(Forecaster):
             inside = rows >= 0
             parts = _continued(state, sample, rows[inside], steps[inside])
             for whole, part in zip((weight, mean, deviation), parts, strict=True):
-                whole[inside, : len(_KINDS)] = part
+                whole[inside, : len(_KINDS) + 1] = part
         references = _References.of(state, trials)
         for step in np.unique(steps[rows < 0]):
             here = (rows < 0) & (steps == step)
@@ -120,18 +123,19 @@ def _evidence(sample: Sample) -> FloatArray:
 def _moments(log_ratio: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Expected fall and deviation over a log ratio of times (..., 1), by class: (..., classes)."""
     floor, slope, drift = _KINDS.T
-    return drift * slope * log_ratio, np.hypot(floor, slope * log_ratio)
+    change = _FARTHEST * np.tanh(slope * log_ratio / _FARTHEST)
+    return drift * change, np.hypot(floor, change)
 
 
 def _continued(
     state: State, sample: Sample, rows: np.ndarray, steps: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Weights, means and deviations (queries, classes) of curves in `sample` at `steps`."""
+    """Weights, means and deviations (queries, classes + 1) of curves in `sample` at `steps`."""
     at, last = sample.last()
     weight = classes.posterior(state.log_weight, _evidence(sample))
     ratio = np.abs(np.log(steps / at[rows]))[:, None]
     fall, deviation = _moments(ratio)
-    return weight[rows], last[rows, None] - fall, deviation
+    return classes.with_escape(weight[rows], last[rows, None] - fall, deviation, last[rows])
 
 
 @dataclass(frozen=True)
