@@ -92,6 +92,8 @@ class RecordedTable(Task):
         seconds: cost of each unit, shape (n, T); None: one second each.
         test: the objective on the test split after each unit, shape (n, T).
         others: more curves, by name.
+        draws: the objective of several trainings of each row on different seeds, shape (n,
+            seeds, T); a run reads the one that its seed falls on. None: `curves` for all seeds.
     """
 
     rows: FloatArray
@@ -103,6 +105,7 @@ class RecordedTable(Task):
     seconds: FloatArray | None = None
     test: FloatArray | None = None
     others: Mapping[str, FloatArray] = field(default_factory=dict)
+    draws: FloatArray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.curves)
@@ -111,6 +114,11 @@ class RecordedTable(Task):
                 f"recorded table: {count} curves need rows of shape ({count}, "
                 f"{len(self.names)}) and {len(self.names)} log marks; got {self.rows.shape} and "
                 f"{len(self.log)}"
+            )
+        if self.draws is not None and self.draws[:, 0].shape != self.curves.shape:
+            raise TaskError(
+                f"recorded table: draws of shape {self.draws.shape} are not several for each of "
+                f"the curves, {self.curves.shape}"
             )
         if not np.isfinite(self.rows).all():
             raise TaskError(
@@ -121,9 +129,13 @@ class RecordedTable(Task):
                 raise TaskError(f"recorded table: {name} is on a log scale and has values <= 0")
 
     @classmethod
-    def load(cls, path: str | Path) -> RecordedTable:
+    def load(cls, path: str | Path, by_seed: bool = False) -> RecordedTable:
         """Read an ``.npz`` file with X, hp_names, log, Y, fidelity, metric, minimise, and
         perhaps time (cumulative seconds), Y_test and further Y_*. Nothing is unpickled.
+
+        Args:
+            by_seed: a run reads one training of ``Y_seeds`` (rows, seeds, units), by its seed,
+                in place of ``Y``, which summarises them.
 
         A first column at fidelity 0 (before any training) is no unit and left out.
 
@@ -148,6 +160,8 @@ class RecordedTable(Task):
             seconds = np.diff(time, axis=1, prepend=0.0)[:, first:]
             del full["time"]
         test = full.pop("Y_test", None)
+        if by_seed and "Y_seeds" not in data:
+            raise TaskError(f"{path}: no Y_seeds in it, so there are no curves by seed")
         return cls(
             rows=np.asarray(data["X"], dtype=np.float64),
             names=tuple(str(name) for name in data["hp_names"]),
@@ -158,6 +172,7 @@ class RecordedTable(Task):
             seconds=seconds,
             test=test,
             others={_identifier(key.removeprefix("Y_")): curve for key, curve in full.items()},
+            draws=np.asarray(data["Y_seeds"], np.float64)[:, :, first:] if by_seed else None,
         )
 
     @property
@@ -210,9 +225,10 @@ class RecordedTable(Task):
                 total += (places - column.place(np.asarray(value))) ** 2
         return int(total.argmin())
 
-    def metrics(self, row: int, step: int) -> dict[str, float]:
-        """What is reported after unit `step` (from 1)."""
-        values = {self.metric: self.curves, **self.others}
+    def metrics(self, row: int, step: int, seed: int = 0) -> dict[str, float]:
+        """What is reported after unit `step` (from 1) of a run of this seed."""
+        curves = self.curves if self.draws is None else self.draws[:, seed % self.draws.shape[1]]
+        values = {self.metric: curves, **self.others}
         return {name: float(curve[row, step - 1]) for name, curve in values.items()}
 
     def unit_seconds(self, row: int, step: int) -> float:
@@ -225,7 +241,7 @@ class RecordedTable(Task):
 
     def open(self, configuration: Configuration, context: RunContext) -> Run:
         """A run that reads the nearest row."""
-        return RecordedRun(self, self.nearest(configuration))
+        return RecordedRun(self, self.nearest(configuration), context.seed)
 
     def fingerprint(self) -> str:
         """Digest of the curves and the rows."""
@@ -235,6 +251,8 @@ class RecordedTable(Task):
     def _digest(self) -> str:
         digest = hashlib.sha256(np.ascontiguousarray(self.rows).tobytes())
         digest.update(np.ascontiguousarray(self.curves).tobytes())
+        if self.draws is not None:
+            digest.update(np.ascontiguousarray(self.draws).tobytes())
         return digest.hexdigest()[:16]
 
     def _varying(self) -> Sequence[tuple[str, bool, FloatArray]]:
@@ -257,9 +275,10 @@ class RecordedTable(Task):
 class RecordedRun(Run):
     """One row of a table, read unit by unit."""
 
-    def __init__(self, table: RecordedTable, row: int) -> None:
+    def __init__(self, table: RecordedTable, row: int, seed: int) -> None:
         self._table = table
         self._row = row
+        self._seed = seed
         self._step = 0
 
     @property
@@ -271,10 +290,10 @@ class RecordedRun(Run):
         """Read the next unit. Raises `NotFinite` where the recorded run had diverged."""
         if self._step >= self._table.horizon:
             raise TaskError(f"the recorded curves end at unit {self._table.horizon}")
-        metrics = self._table.metrics(self._row, self._step + 1)
+        metrics = self._table.metrics(self._row, self._step + 1, self._seed)
         self._step += 1
         if not math.isfinite(metrics[self._table.metric]):
-            raise NotFinite(not_finite_message(self._table, self._row, self._step))
+            raise NotFinite(not_finite_message(self._table.metric, metrics, self._step))
         return metrics
 
     def freeze(self) -> dict[str, Any]:
@@ -298,9 +317,9 @@ class RecordedRun(Run):
         return self._table.test_metrics(self._row, self._step)
 
 
-def not_finite_message(table: RecordedTable, row: int, step: int) -> str:
+def not_finite_message(metric: str, metrics: Mapping[str, float], step: int) -> str:
     """What is said of a recorded run that had diverged."""
-    return f"{table.metric} is {table.metrics(row, step)[table.metric]} at step {step}"
+    return f"{metric} is {metrics[metric]} at step {step}"
 
 
 def _identifier(name: str) -> str:

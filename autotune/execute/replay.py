@@ -120,9 +120,9 @@ class Replay(Executor):
                 return reports
             seconds = self._table.unit_seconds(row, step)
             time += seconds
-            metrics = self._table.metrics(row, step)
+            metrics = self._table.metrics(row, step, job.seed)
             if not math.isfinite(metrics[self._table.metric]):
-                message = not_finite_message(self._table, row, step)
+                message = not_finite_message(self._table.metric, metrics, step)
                 reports.append((time, Broken(job.identifier, step - 1, "not_finite", message)))
                 return reports
             reports.append((time, Unit(job.identifier, step, metrics, seconds)))
