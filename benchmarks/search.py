@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
@@ -94,6 +94,22 @@ def grids(
     ]
 
 
+def unknown_tasks(wanted: Sequence[Grid], store: Store, versions: Mapping[str, str]) -> list[Task]:
+    """The searches that no known result answers for, the longest first: where a method knows
+    nothing of its budget, that answers for the shorter ones too."""
+    missing: dict[Task, None] = {}
+    covered: set[tuple[str, str, int, str]] = set()
+    for grid in sorted(wanted, key=lambda grid: -grid.epochs):
+        for task, method in grid.tasks():
+            key = (task.file, task.method, task.seed, task.limit.clock)
+            if method.anytime and key in covered:
+                continue
+            if store.find(task, versions[method.name], method.anytime) is None:
+                missing[task] = None
+                covered.add(key)
+    return list(missing)
+
+
 # --- running --------------------------------------------------------------------------------
 
 
@@ -132,8 +148,8 @@ def main() -> None:
     given = parser.parse_args()
     every = methods()
     names = given.methods or (list(SMOKE) if given.smoke else list(every))
-    if unknown := [name for name in names if name not in every]:
-        parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(every)}")
+    if strange := [name for name in names if name not in every]:
+        parser.error(f"there is no method {strange[0]!r}; there are {', '.join(every)}")
     files = [path.stem for path in sorted(given.curves.glob("*.npz"))]
     files = [file for file in files if suite_of(file) in SUITES]
     if not files:
@@ -145,15 +161,9 @@ def main() -> None:
     chosen = _installed([every[name] for name in names])
     store = Store(given.json)
     wanted = grids(files, chosen, given.seeds, given.quick, given.smoke)
-    missing: dict[Task, None] = {}
     versions = {method.name: method.version() for method in chosen}
-    for grid in wanted:
-        for task, method in grid.tasks():
-            longer = Task(task.file, task.method, task.seed, Limit(BUDGETS[-1], task.limit.clock))
-            covered = method.anytime and longer in missing
-            if not covered and store.find(task, versions[method.name], method.anytime) is None:
-                missing[task] = None
-    ensure(list(missing), given.curves, given.parallel, store)
+    missing = unknown_tasks(wanted, store, versions)
+    ensure(missing, given.curves, given.parallel, store)
     store.tidy(every)
     report(wanted, store, versions, given.plot)
 
@@ -170,7 +180,7 @@ def _installed(chosen: Sequence[Method]) -> list[Method]:
 
 
 def report(
-    wanted: Sequence[Grid], store: Store, versions: dict[str, str], plot: Path | None
+    wanted: Sequence[Grid], store: Store, versions: Mapping[str, str], plot: Path | None
 ) -> None:
     """Print every comparison, and draw the largest."""
     drawn = max(wanted, key=lambda grid: len(grid.files) * grid.epochs)

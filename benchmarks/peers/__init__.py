@@ -122,6 +122,7 @@ def methods() -> dict[str, Method]:
                 ("syne-tune",),
                 SYNE_TUNE,
                 {"scheduler": name},
+                slow=name == "asha_cqr",
             )
         )
     for optimizer, how in NEPS.items():

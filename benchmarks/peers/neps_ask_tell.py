@@ -177,9 +177,7 @@ class StandIn:
         """Means."""
         return torch.as_tensor(-self._forecast(train_x, train_y, test_x).mean())
 
-    def _forecast(
-        self, train_x: torch.Tensor, train_y: torch.Tensor, test_x: torch.Tensor
-    ) -> Any:
+    def _forecast(self, train_x: torch.Tensor, train_y: torch.Tensor, test_x: torch.Tensor) -> Any:
         self._observe(train_x.numpy(), train_y.numpy())
         queries = []
         for row in test_x.numpy():

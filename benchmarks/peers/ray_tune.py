@@ -47,7 +47,7 @@ class Random:
 
     def __init__(self, varying: list[int], seed: int) -> None:
         self._names = [f"x{column}" for column in varying]
-        self._rng = np.random.RandomState(seed)  # noqa: NPY002 (what Tune's domains take)
+        self._rng = np.random.RandomState(seed)
         self.trial_to_params: dict[str, dict[str, float]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, float]:

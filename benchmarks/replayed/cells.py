@@ -18,7 +18,7 @@ from typing import Any
 
 from common.tables import Table
 
-from replayed.ledger import BUDGETS, Ledger, Limit, Spent, regrets, test_regrets
+from replayed.ledger import BUDGETS, Ledger, Limit, Spent, generator_seed, regrets, test_regrets
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def searched(task: Task, table: Table, method: Any) -> Cell:
     ledger = Ledger(table, task.limit)
     begun = time.perf_counter()
     try:
-        method.run(table, ledger, task.seed)
+        method.run(table, ledger, generator_seed(task.file, task.seed))
     except Spent:
         raise AssertionError(f"{method.name}: its driver let Spent through") from None
     wall = time.perf_counter() - begun
