@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autotune.plugins import (
     Adapter,
@@ -181,6 +182,12 @@ class Stepper:
             return nullcontext()
         return torch.autocast(self.parts.device.type, dtype=precision)
 
+    def _differentiable(self) -> AbstractContextManager[Any]:
+        """For second derivatives, attention by plain products: the fast kernels have none."""
+        if "second_order" not in self._needs:
+            return nullcontext()
+        return sdpa_kernel(SDPBackend.MATH)
+
     def check_finite(self) -> None:
         """Raise `NotFinite` if one of the kept losses is NaN or infinite."""
         if not self.losses:
@@ -322,7 +329,7 @@ class Stepper:
         """Add a batch's share of the group's mean gradient; its share of the mean loss."""
         parts = self.parts
         with torch.enable_grad():
-            with self.autocast():
+            with self.autocast(), self._differentiable():
                 outputs = check_outputs(call(parts.model, inputs), inputs)
                 loss = apply_loss(parts.loss, outputs, targets)
                 extra = parts.adapter.extra_loss() if parts.adapter else None

@@ -1,0 +1,70 @@
+"""COSMOS, from its Algorithm 1."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from references.newton_schulz import orthogonalised
+from references.problems import Problem, Weights
+from references.record import Hyperparameters, Reference, decayed, zeros
+
+
+def basis(tracked: Tensor) -> Tensor:
+    """The orthonormal factor of a QR decomposition. Its columns' signs do not matter below:
+    every use of one is even in it."""
+    return torch.linalg.qr(tracked)[0]
+
+
+def normalised(matrix: Tensor) -> Tensor:
+    """NORM without its factor: the matrix over its Frobenius norm."""
+    return matrix / matrix.norm()
+
+
+def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
+    """Algorithm 1 of arXiv 2502.17410; parameters other than matrices go through AdamW."""
+    weights, b1, b2 = problem.weights(), h["beta1"], h["beta2"]
+    m, v = zeros(weights), zeros(weights)
+    u: Weights = {}
+    s: Weights = {}
+    for t in range(1, problem.steps + 1):
+        rate = h["learning_rate"] * problem.factor(t)
+        gradients = problem.gradients(t, weights)
+        for name, w in weights.items():
+            g = gradients[name]
+            decay = h["weight_decay"] if decayed(w) else 0.0
+            m[name] = b1 * m[name] + (1 - b1) * g
+            if w.ndim != 2:
+                v[name] = b2 * v[name] + (1 - b2) * g**2
+                m_hat, v_hat = m[name] / (1 - b1**t), v[name] / (1 - b2**t)
+                update = m_hat / (v_hat.sqrt() + h["epsilon"])
+                weights[name] = (1 - rate * decay) * w - rate * update
+                continue
+            rank = min(h["rank"], *w.shape)
+            if t == 1:
+                u[name] = torch.linalg.svd(g, full_matrices=False)[2].T[:, :rank]
+                s[name] = (1 - b2) * u[name].T @ g.T @ g @ u[name]
+                v[name] = torch.zeros_like(g @ u[name])
+            else:
+                old = u[name]
+                u[name] = basis(b2 * old @ s[name] + (1 - b2) * g.T @ g @ old)
+                statistic = b2 * old @ s[name] @ old.T + (1 - b2) * g.T @ g
+                s[name] = u[name].T @ statistic @ u[name]
+            space = u[name]
+            v[name] = b2 * v[name] + (1 - b2) * (g @ space) ** 2
+            root = (v[name] / (1 - b2**t)).sqrt() + h["epsilon"]
+            inside = (m[name] @ space / (1 - b1**t)) / root @ space.T
+            outside = orthogonalised(m[name] - m[name] @ space @ space.T)
+            size = w.numel() ** 0.5
+            update = size * normalised(inside + h["gamma"] * size * normalised(outside))
+            weights[name] = (
+                1 - rate * decay
+            ) * w - rate * h["learning_rate_ratio"] * update
+        yield dict(weights)
+
+
+REFERENCE = Reference(
+    source="Liu et al. 2025 (arXiv 2502.17410), Algorithm 1",
+    trajectory=trajectory,
+    settings={"rank": 3},
+)
