@@ -9,7 +9,7 @@ global generators, which the engine freezes and thaws.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -39,6 +39,11 @@ class Optimizer(Plugin):
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The optimizer over the trainable parameters, each with its dotted name."""
         raise NotImplementedError
+
+    def training_loss(self, loss: Callable[[Tensor, Any], Tensor]) -> Callable[..., Tensor]:
+        """The function of outputs and targets to minimise, where the method is more than a rule
+        and replaces the task's `loss`; measuring still uses the task's."""
+        return loss
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,7 @@ class TorchRun(Run):
     def _parts(self) -> Parts:
         task, configuration = self._task, self._configuration
         schedule = configuration.get("schedule")
+        optimizer = cast(Optimizer, task.plugin("optimizer", configuration["optimizer"]))
         augment = self._data.augment
 
         def augmented(inputs: Any, draws: Tensor) -> Any:
@@ -234,8 +235,8 @@ class TorchRun(Run):
 
         return Parts(
             model=self._model,
-            loss=task.loss,
-            optimizer=cast(Optimizer, task.plugin("optimizer", configuration["optimizer"])),
+            loss=optimizer.training_loss(task.loss),
+            optimizer=optimizer,
             schedule=(
                 None if schedule is None else cast(Schedule, task.plugin("schedule", schedule))
             ),

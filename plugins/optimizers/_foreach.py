@@ -9,7 +9,6 @@ AdamW. On other devices, where a call is dear, it sees the whole lists.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -107,9 +106,10 @@ class ListOptimizer(torch.optim.Optimizer):
             for part in pieces(lists) if self.elementwise else in_full_precision(lists):
                 self.update(part)
 
-    @abstractmethod
     def update(self, lists: Lists) -> None:
-        """Change ``lists.weights`` and ``lists.state`` in place; leave ``lists.grads``."""
+        """Change ``lists.weights`` and ``lists.state`` in place; leave ``lists.grads``. To be
+        overridden, or else `take_step`."""
+        raise NotImplementedError
 
     def new_state(self, parameter: Tensor) -> dict[str, Tensor]:
         """The state of a parameter before its first step, beside the count."""

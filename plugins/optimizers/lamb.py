@@ -12,7 +12,7 @@ from autotune.plugins import Optimizer
 from autotune.space import Space
 
 from ._adam import MOMENTS, adam_directions
-from ._foreach import ListOptimizer, Lists, directions
+from ._foreach import ListOptimizer, Lists, Tensors, directions
 from ._layerwise import scaled_groups, trusted
 from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
 
