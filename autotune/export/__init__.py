@@ -106,6 +106,11 @@ def _chosen(point: Point) -> dict[str, tuple[str, str, dict[str, Any]]]:
         choice = point.configuration.get(kind)
         if isinstance(choice, Mapping):
             plugin = get(kind, str(choice["name"]))
+            if "per_sample_gradients" in getattr(plugin, "needs", ()):
+                raise StudyError(
+                    f"the {kind} {choice['name']!r} needs the gradient of each sample, which an "
+                    "exported script does not take; load the model with Result.best.load_model()"
+                )
             given = {key: value for key, value in choice.items() if key != "name"}
             found[kind] = (plugin.__module__, plugin.__qualname__, plugin(given).configuration)
     for kind, (module, name, _) in found.items():
@@ -126,6 +131,11 @@ def _script(
     from autotune.train.settings import read_settings
 
     settings = read_settings(point.training)
+    if settings.learning_rate_scaling != "none":
+        raise StudyError(
+            f"learning_rate_scaling: the winner has {settings.learning_rate_scaling!r}, which an "
+            "exported script does not know; expected none"
+        )
     objective = view.context.objective
     imports = [
         f"from methods.{names[module]} import {', '.join(sorted(needed))}"

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from autotune.plugins.base import API_VERSION, ModelInfo, Plugin, PluginError
+from autotune.plugins.torch_schedule import TorchSchedule
 from autotune.plugins.training import (
     TTA,
     Adapter,
@@ -34,6 +35,7 @@ __all__ = [
     "Progress",
     "Schedule",
     "Signals",
+    "TorchSchedule",
     "check",
     "no_per_sample_gradients",
 ]

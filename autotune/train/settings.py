@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from autotune.space import Configuration
+from autotune.train.batch_scaling import RULES
 from autotune.train.task import TaskError
 
 PRECISIONS = {"off": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,6 +27,9 @@ class Settings:
         weight_average_decay: of the weights' moving average; None: the last weights count.
         record_gradient_norms: whether the state keeps the gradient's norms at every step, for
             a schedule to be refined from them.
+        learning_rate_scaling: how the rate follows the batch size, one of `RULES`.
+        reference_batch_size: samples in an optimizer step for which the rate is meant as it
+            is configured.
     """
 
     batch_size: int = 32
@@ -34,6 +38,8 @@ class Settings:
     precision: torch.dtype | None = None
     weight_average_decay: float | None = None
     record_gradient_norms: bool = False
+    learning_rate_scaling: str = "none"
+    reference_batch_size: int = 32
 
 
 def read_settings(configuration: Configuration) -> Settings:
@@ -56,6 +62,9 @@ def read_settings(configuration: Configuration) -> Settings:
     record = configuration.get("record_gradient_norms", False)
     if not isinstance(record, bool):
         raise _wrong("record_gradient_norms", record, "true or false")
+    scaling = configuration.get("learning_rate_scaling", "none")
+    if scaling not in RULES:
+        raise _wrong("learning_rate_scaling", scaling, f"one of {', '.join(RULES)}")
     return Settings(
         batch_size=_count(configuration, "batch_size", 32),
         accumulation_steps=_count(configuration, "accumulation_steps", 1),
@@ -63,6 +72,8 @@ def read_settings(configuration: Configuration) -> Settings:
         precision=PRECISIONS[precision],
         weight_average_decay=decay or None,
         record_gradient_norms=record,
+        learning_rate_scaling=scaling,
+        reference_batch_size=_count(configuration, "reference_batch_size", 32),
     )
 
 

@@ -23,9 +23,16 @@ from autotune.plugins import (
     Signals,
 )
 from autotune.train.average import WeightAverage
+from autotune.train.batch_scaling import (
+    MEASURING,
+    Curvature,
+    measure_curvature,
+    rate_factor,
+)
 from autotune.train.evaluation import Loss, apply_loss, check_outputs
 from autotune.train.feed import Batch, Feed
 from autotune.train.gradient_norms import norm_of
+from autotune.train.optimizer_state import load_optimizer
 from autotune.train.per_sample import Prepared, SampleGradients, keep_samples, spread
 from autotune.train.settings import Settings
 from autotune.train.state import from_plain, to_plain
@@ -48,6 +55,7 @@ STATE_KEYS = (
     "control",
     "batch_size",
     "gradient_norms",
+    "curvature",
 )
 CHECK_EVERY = 50
 """Batches between looks at the losses on a GPU, since each look waits for it."""
@@ -123,6 +131,7 @@ class Stepper:
         self._pending: list[Prepared] = []
         self._sample_gradients = SampleGradients(model, parts.loss, self._parameters, self.autocast)
         self._norms: list[tuple[float, float, float]] = []
+        self._curvature: Curvature | None = None
         self._progress = Progress(
             samples=0,
             horizon_samples=horizon_samples,
@@ -231,6 +240,7 @@ class Stepper:
             "control": asdict(self._control),
             "batch_size": [self._batch_size, self._next_batch_size],
             "gradient_norms": torch.tensor(self._norms, dtype=torch.float64).reshape(-1, 3),
+            "curvature": asdict(self._curvature) if self._curvature else None,
         }
         return {key: to_plain(state[key], key) for key in STATE_KEYS}
 
@@ -270,7 +280,7 @@ class Stepper:
         """Put a state in place; a copy of it in which values are what they were."""
         state: dict[str, Any] = from_plain({key: frozen[key] for key in STATE_KEYS})
         device = self.parts.device
-        _load_optimizer(self.optimizer, state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
         if self.average:
@@ -289,6 +299,8 @@ class Stepper:
         self._control = Control(**state["control"])
         self._batch_size, self._next_batch_size = state["batch_size"]
         self._norms = [tuple(row) for row in state["gradient_norms"].tolist()]
+        curvature = state["curvature"]
+        self._curvature = None if curvature is None else Curvature(**curvature)
         self.losses.clear()
         return state
 
@@ -302,8 +314,9 @@ class Stepper:
         self._control = control
         spreads = schedule is not None and "per_sample_gradients" in schedule.needs
         self._group = Group(planned=planned, measured=control.measured_samples if spreads else 0)
+        scale = self._rate_factor()
         for group in self.optimizer.param_groups:
-            factor = control.factor * control.group_factors.get(group.get("name", ""), 1.0)
+            factor = scale * control.factor * control.group_factors.get(group.get("name", ""), 1.0)
             rate = group["initial_lr"] * factor
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
@@ -318,6 +331,17 @@ class Stepper:
             self._next_batch_size = -(
                 -int(control.batch_size) // self.parts.settings.accumulation_steps
             )
+
+    def _rate_factor(self) -> float:
+        """How the rate follows the batch size; curvature is measured once, before step 0."""
+        parts, settings = self.parts, self.parts.settings
+        rule, reference = settings.learning_rate_scaling, settings.reference_batch_size
+        if rule in MEASURING and self._curvature is None:
+            self._curvature = measure_curvature(
+                parts.model, parts.loss, parts.feed.data, reference, parts.feed.seed, parts.device
+            )
+        batch_size = self._batch_size * settings.accumulation_steps
+        return rate_factor(rule, batch_size, reference, self._curvature)
 
     def _prepare(self, batch: Batch) -> tuple[Any, Any, int]:
         inputs = to_device(batch.inputs, self.parts.device)
@@ -470,17 +494,3 @@ class Stepper:
             f"mixed_precision: {culprit}, which float16 with its gradient scaling does not "
             "allow; use bfloat16 or off"
         )
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """`load_state_dict`, and then the types that the state really had: torch casts state to its
-    parameter's type, which changes it where an optimizer keeps float64 or integers."""
-    optimizer.load_state_dict(dict(state))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    identifiers = [i for group in state["param_groups"] for i in group["params"]]
-    for identifier, parameter in zip(identifiers, parameters, strict=True):
-        saved, loaded = state["state"].get(identifier, {}), optimizer.state.get(parameter, {})
-        for key, value in saved.items():
-            now = loaded.get(key) if isinstance(loaded, dict) else None
-            if isinstance(value, Tensor) and isinstance(now, Tensor) and now.dtype != value.dtype:
-                loaded[key] = value.to(now.device, copy=True)

@@ -51,7 +51,10 @@ class TorchTask(Task):
     mapping with the plugin's ``name`` and its hyperparameters), ``architecture`` (a mapping,
     for the model factory), ``batch_size`` (samples a forward pass, 32 if absent),
     ``accumulation_steps`` (forward passes an optimizer step), ``gradient_clip_norm``,
-    ``mixed_precision`` (``off``, ``bfloat16``, ``float16``), ``weight_average_decay``. Any
+    ``mixed_precision`` (``off``, ``bfloat16``, ``float16``), ``weight_average_decay``,
+    ``learning_rate_scaling`` (``none``, ``linear``, ``square_root``, ``random_matrix``,
+    ``random_matrix_adaptive``: how the rate follows the samples in an optimizer step, from
+    ``reference_batch_size``, 32 if absent, on), ``record_gradient_norms`` (true or false). Any
     other reaches the data factory and the augmentation, which get the whole configuration.
 
     Curve metrics are ``training_loss``, ``validation_loss``, ``validation_accuracy`` (where

@@ -32,14 +32,14 @@ class NormTest(Schedule):
 
     With ``g_i`` the gradients of the samples, ``g`` their batch's, ``V`` unbiased variances:
 
-    - ``norm``: ``b = sum_j V(g_ij) / (eta^2 |g|^2)`` (AdAdaGrad and AdAdaGradNorm; equation of
-      the norm test, algorithms 1 and 2);
+    - ``norm``: ``b = sum_j V(g_ij) / (eta^2 |g|^2)`` (the norm test of AdAdaGrad and
+      AdAdaGradNorm);
     - ``coordinate_wise``: ``b = max_j V(g_ij) / (eta^2 g_j^2)`` (AdAdaGrad's coordinate-wise
       test; far stricter, since the noisiest coordinate decides);
     - ``inner_product``: ``b = V(<g_i, g>) / (theta^2 |g|^4)``;
     - ``augmented``: the larger of ``inner_product`` and the orthogonality test,
       ``b = sum_j V((g_i - (<g_i, g> / |g|^2) g)_j) / (nu^2 |g|^2)`` (Bollapragada et al.,
-      equations 2.7 and 3.5, whose values theta = 0.9 and nu = tan 80 degrees are the defaults).
+      whose theta = 0.9 and nu = 5.84 are the defaults).
 
     With the optimizer AdaGrad this is AdAdaGrad; it works with any. The authors' code tests the
     parameters tensor by tensor and adds up inner products that belong to different tensors; here
@@ -68,7 +68,7 @@ class NormTest(Schedule):
         """The test with its tolerance, how often, the cap, warm-up and decay."""
         eta = Float(0.05, 1.0, log=True, default=0.25, prior=Prior(0.25, "medium"))
         theta = Float(0.1, 2.0, log=True, default=0.9, prior=Prior(0.9, "medium"))
-        nu = Float(1.0, 12.0, log=True, default=5.67, prior=Prior(5.67, "medium"))
+        nu = Float(1.0, 12.0, log=True, default=5.84, prior=Prior(5.84, "medium"))
         return Space(
             {
                 "test": Choice(
