@@ -95,16 +95,14 @@ def grids(
 
 
 def unknown_tasks(wanted: Sequence[Grid], store: Store, versions: Mapping[str, str]) -> list[Task]:
-    """The searches that no known result answers for, the longest first: where a method knows
-    nothing of its budget, that answers for the shorter ones too."""
+    """The searches that no known result answers for, the longest first, for it answers for the
+    shorter ones too."""
     missing: dict[Task, None] = {}
     covered: set[tuple[str, str, int, str]] = set()
     for grid in sorted(wanted, key=lambda grid: -grid.epochs):
         for task, method in grid.tasks():
             key = (task.file, task.method, task.seed, task.limit.clock)
-            if method.anytime and key in covered:
-                continue
-            if store.find(task, versions[method.name], method.anytime) is None:
+            if key not in covered and store.find(task, versions[method.name]) is None:
                 missing[task] = None
                 covered.add(key)
     return list(missing)
@@ -164,7 +162,7 @@ def main() -> None:
     versions = {method.name: method.version() for method in chosen}
     missing = unknown_tasks(wanted, store, versions)
     ensure(missing, given.curves, given.parallel, store)
-    store.tidy(every)
+    store.tidy(versions)
     report(wanted, store, versions, given.plot)
 
 
@@ -183,11 +181,13 @@ def report(
     wanted: Sequence[Grid], store: Store, versions: Mapping[str, str], plot: Path | None
 ) -> None:
     """Print every comparison, and draw the largest."""
-    drawn = max(wanted, key=lambda grid: len(grid.files) * grid.epochs)
+    drawn = max(
+        (grid for grid in wanted if grid.methods), key=lambda grid: len(grid.files) * grid.epochs
+    )
     for grid in wanted:
         cells = []
         for task, method in grid.tasks():
-            cell = store.find(task, versions[method.name], method.anytime)
+            cell = store.find(task, versions[method.name])
             if cell is not None:
                 cells.append(cell)
         names = [method.name for method in grid.methods]

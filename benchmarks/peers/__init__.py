@@ -5,6 +5,9 @@ table says so) and train through the same ledger. A proposal becomes the nearest
 begun yet, and the method is told that row, not what it had proposed; autotune's space holds the
 rows themselves. A run that diverges ends there, having cost what it trained, and its method is
 told so in its own way.
+
+No method is told how much it may spend in all: autotune's study is always one of the largest
+budget. So a longer search answers for a shorter one, and every budget is a look at the same run.
 """
 
 from __future__ import annotations
@@ -37,7 +40,6 @@ class Method:
         distributions: what must be installed.
         how: how the real thing is driven, for the reader.
         slow: only on the named tables, 3 seeds, to 300 epochs.
-        anytime: knows nothing of the budget, so that a longer search answers for a shorter one.
     """
 
     name: str
@@ -46,7 +48,6 @@ class Method:
     how: str
     arguments: dict[str, Any] = field(default_factory=dict)
     slow: bool = False
-    anytime: bool = True
 
     def missing(self) -> str | None:
         """The first distribution that is not installed."""
@@ -81,6 +82,7 @@ SYNE_TUNE = "real scheduler: suggest, on_trial_result (stops trials; 0.16 cannot
 
 NEPS = {
     "hyperband": "real package (neps_hyperband): its AskAndTell",
+    "asha": "real package, promoting as Syne Tune no longer does: its AskAndTell",
     "priorband": "real package: its AskAndTell; the prior is the middle of every range",
     "ifbo": "real package: its AskAndTell; autotune's forecaster in the place of FT-PFN",
 }
@@ -90,7 +92,7 @@ RAY = "real scheduler and searcher, told what Tune's controller tells them; no a
 
 def methods() -> dict[str, Method]:
     """Every method by its name, autotune's default first."""
-    found = [Method("autotune", "own", ("autotune-torch",), OWN, anytime=False)]
+    found = [Method("autotune", "own", ("autotune-torch",), OWN)]
     for policy in own.policies():
         name = "random" if policy == "random_search" else policy
         found.append(
@@ -100,7 +102,6 @@ def methods() -> dict[str, Method]:
                 ("autotune-torch",),
                 OWN,
                 {"policy": policy},
-                anytime=False,
             )
         )
     for sampler in ("tpe", "gp"):

@@ -114,6 +114,10 @@ def _hyperband(table: Table, varying: list[int]) -> Any:
     return algorithms.neps_hyperband(space(table, varying))
 
 
+def _asha(table: Table, varying: list[int]) -> Any:
+    return algorithms.asha(space(table, varying))
+
+
 def _priorband(table: Table, varying: list[int]) -> Any:
     return algorithms.priorband(space(table, varying, prior=True))
 
@@ -128,6 +132,7 @@ def _ifbo(table: Table, varying: list[int]) -> Any:
 
 MADE: Mapping[str, Callable[[Table, list[int]], Any]] = {
     "hyperband": _hyperband,
+    "asha": _asha,
     "priorband": _priorband,
     "ifbo": _ifbo,
 }

@@ -1,5 +1,10 @@
 """autotune itself: the real `Search`, fed with the events that a study's replay executor would
-send, so that its decisions are those of a real study with one worker."""
+send, so that its decisions are those of a real study with one worker.
+
+The study is one of the largest budget that is compared, whatever the ledger pays for. Its final
+phase is off: training the winners again on other seeds is no search, and a recorded curve that is
+trained again is the same curve.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from common.tables import RowSpace, Table
-from replayed.ledger import Ledger, Spent, Training, epoch_seconds
+from replayed.ledger import BUDGETS, Ledger, Limit, Spent, Training, epoch_seconds
 
 import autotune
 from autotune.decide import Search, build_search
@@ -21,7 +26,6 @@ from autotune.plugins.search import (
     Decided,
     Event,
     Failed,
-    Finalists,
     Frozen,
     Key,
     Observed,
@@ -54,8 +58,8 @@ def policies() -> list[str]:
 def search_for(table: Table, ledger: Ledger, seed: int, policy: str | None) -> tuple[Search, Rows]:
     """The search over a table's rows, and the rows in the seed's order."""
     rows = Rows(table, seed)
-    seconds = ledger.limit.seconds(table)
-    budget = Budget(units=ledger.limit.epochs) if seconds is None else Budget(seconds=seconds)
+    seconds = Limit(BUDGETS[-1], ledger.limit.clock).seconds(table)
+    budget = Budget(units=BUDGETS[-1]) if seconds is None else Budget(seconds=seconds)
     context = SearchContext(
         rows.space, Space({}), (table.objective,), table.units, budget, seed, workers=1
     )
@@ -85,11 +89,9 @@ def run(table: Table, ledger: Ledger, seed: int, policy: str | None = None) -> N
         decision = search.decide(Key(seed, number))
         if isinstance(decision, Stop):
             return
-        if not isinstance(decision, Start | Thaw | Finalists):
+        if not isinstance(decision, Start | Thaw):
             raise TypeError(f"{decision!r}: a recorded table can be trained, nothing else")
         search.observe(Decided(number, decision, clock))
-        if isinstance(decision, Finalists):
-            continue  # nothing runs for it; their training is decided next
         if isinstance(decision, Start):
             trainings[decision.trial] = ledger.begin(rows.row(dict(decision.configuration)))
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -106,13 +107,11 @@ class Store:
         self._cells: dict[tuple[tuple[str, str, int, str], int], Cell] = {}
         self._read()
 
-    def find(self, task: Task, version: str, anytime: bool) -> Cell | None:
-        """The result of a task by this version of its method; if the method knows nothing of
-        its budget, a longer search's will do."""
+    def find(self, task: Task, version: str) -> Cell | None:
+        """The result of a task, or of a longer search, by this version of its method."""
         key = (task.file, task.method, task.seed, task.limit.clock)
         for (kept, epochs), cell in self._cells.items():
-            enough = epochs >= task.limit.epochs if anytime else epochs == task.limit.epochs
-            if kept == key and enough and cell.version == version:
+            if kept == key and epochs >= task.limit.epochs and cell.version == version:
                 return cell
         return None
 
@@ -123,28 +122,31 @@ class Store:
             _append(self._beside(self.path), [asdict(cell)])
             _append(self.path, cell.lines())
 
-    def tidy(self, known: Iterable[str]) -> None:
-        """Write the five-key file anew from the cells: a cell that was searched again by a newer
-        version, or to a larger budget, has one line for each budget, the newest.
-
-        Args:
-            known: methods that there are; lines of others stay out.
-        """
+    def tidy(self, versions: Mapping[str, str]) -> None:
+        """Write the five-key file anew from the cells, one line for each (file, method, seed,
+        budget): of a method that is not in `versions`, those of its newest version."""
         if self.path is None:
             return
         self._read()  # another process may have added to it
+        newest = {cell.method: cell.version for cell in self._cells.values()} | dict(versions)
         lines: dict[tuple[Any, ...], dict[str, Any]] = {}
         for cell in self._cells.values():
-            for line in cell.lines() if cell.method in set(known) else ():
+            for line in cell.lines() if cell.version == newest[cell.method] else ():
                 lines[tuple(line[k] for k in ("file", "method", "seed", "budget"))] = line
         temporary = self.path.with_name(self.path.name + ".new")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
         os.replace(temporary, self.path)
 
     def _read(self) -> None:
-        if self.path is not None and self._beside(self.path).exists():
-            for line in self._beside(self.path).read_text(encoding="utf-8").splitlines():
+        if self.path is None or not self._beside(self.path).exists():
+            return
+        text = self._beside(self.path).read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
                 self._keep(_cell(json.loads(line)))
+            except json.JSONDecodeError:
+                where = f"{self._beside(self.path)}, line {number}"
+                print(f"{where}: torn; that search is run again", file=sys.stderr)
 
     def _keep(self, cell: Cell) -> None:
         place = (cell.key, cell.epochs)
@@ -160,8 +162,11 @@ def _append(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     if text:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+                text = "\n" + text  # a writer was killed within its last line
+            file.write(text.encode())
 
 
 def _cell(plain: dict[str, Any]) -> Cell:

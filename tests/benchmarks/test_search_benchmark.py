@@ -1,0 +1,191 @@
+"""The comparison of searches: its statistics, its files, and autotune's own driver."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import search
+from common.tables import Table
+from peers import methods, optuna_study, own
+from replayed.cells import Cell, Store, Task, searched
+from replayed.ledger import Ledger, Limit
+from replayed.summary import compared, text, weighted
+
+from autotune.plugins.search import Objective
+
+FILES = ("taskset_a", "taskset_b", "taskset_c", "deepobs_a")
+
+
+def cell(method: str, file: str, seed: int, regret: float, version: str = "1") -> Cell:
+    regrets = {25: regret, 50: regret / 2}
+    return Cell(file, method, seed, "epochs", 50, version, regrets, {}, 50, 10, 0.1)
+
+
+def cells(method: str, offset: float) -> list[Cell]:
+    return [
+        cell(method, file, seed, 0.1 * place + 0.01 * seed + offset)
+        for place, file in enumerate(FILES)
+        for seed in range(3)
+    ]
+
+
+def made_up(rows: int = 40, units: int = 9) -> Table:
+    """Curves that fall towards the first coordinate; of the last row only the start is finite."""
+    points = np.random.default_rng(0).random((rows, 2))
+    raw = points[:, :1] + np.exp(-np.arange(1, units + 1) / 3)
+    raw[-1, 1:] = np.inf
+    return Table(
+        "taskset_made_up",
+        "taskset",
+        Objective("value", "minimize", "curve"),
+        points,
+        np.ones_like(points, dtype=bool),
+        np.clip(1 - raw / 2, 0, 1),
+        raw,
+    )
+
+
+def test_suites_count_alike_however_many_tables_they_have() -> None:
+    values = np.array([[1.0], [2.0], [3.0], [10.0]])
+    assert weighted(values, ["taskset"] * 3 + ["deepobs"]) == pytest.approx([6.0])
+
+
+def test_means_ranks_and_paired_intervals() -> None:
+    everything = [*cells("autotune", 0.0), *cells("one", 0.2), *cells("two", 0.2)]
+    result = compared(everything, ["autotune", "one", "two"], FILES, range(3), (25, 50))
+    expected = ((0.0 + 0.1 + 0.2) / 3 + 0.3) / 2 + 0.01
+    assert result.means()["autotune"] == pytest.approx([expected, expected / 2])
+    assert result.ranks()["autotune"] == pytest.approx([1, 1])
+    assert result.ranks()["one"] == pytest.approx([2.5, 2.5]), "equals share their ranks"
+    mean, low, high = result.against("autotune", "one")
+    assert mean == pytest.approx([-0.2, -0.1])
+    assert low == pytest.approx(mean), "a difference that is always the same has no spread"
+    assert high == pytest.approx(mean)
+
+
+def test_an_interval_holds_no_difference_where_there_is_none() -> None:
+    rng = np.random.default_rng(0)
+    noisy = [
+        cell(method, file, seed, float(rng.random()))
+        for method in ("autotune", "other")
+        for file in FILES
+        for seed in range(3)
+    ]
+    _, low, high = compared(noisy, ["autotune", "other"], FILES, range(3), (25,)).against(
+        "autotune", "other"
+    )
+    assert low[0] < 0 < high[0]
+
+
+def test_a_method_without_all_its_cells_is_named_and_not_compared() -> None:
+    result = compared(
+        [*cells("autotune", 0.0), *cells("one", 0.2)[:-1]],
+        ["autotune", "one"],
+        FILES,
+        range(3),
+        (25, 50),
+    )
+    assert list(result.values) == ["autotune"]
+    assert "not compared: one has 11 of 12 searches" in text(result, "some")
+
+
+def test_results_are_kept_resumed_and_replaced_by_those_of_a_newer_version(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    task = Task(FILES[0], "one", 0, Limit(50))
+    store = Store(path)
+    assert store.find(task, "1") is None
+    store.add(cell("one", FILES[0], 0, 0.5))
+    again = Store(path)
+    assert again.find(task, "1") == cell("one", FILES[0], 0, 0.5)
+    assert again.find(Task(FILES[0], "one", 0, Limit(25)), "1") is not None, "a longer one will do"
+    assert again.find(Task(FILES[0], "one", 0, Limit(100)), "1") is None
+    assert again.find(task, "2") is None
+    again.add(cell("one", FILES[0], 0, 0.25, version="2"))
+    again.tidy({"one": "2"})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"file", "method", "seed", "budget", "regret"}] * 2
+    assert {line["budget"]: line["regret"] for line in lines} == {25: 0.25, 50: 0.125}
+
+
+def test_a_torn_last_line_costs_one_search_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.jsonl"
+    store = Store(path)
+    store.add(cell("one", FILES[0], 0, 0.5))
+    store.add(cell("one", FILES[1], 0, 0.5))
+    beside = tmp_path / "results.cells.jsonl"
+    beside.write_bytes(beside.read_bytes()[:-20])
+    again = Store(path)
+    assert "line 2: torn" in capsys.readouterr().err
+    again.add(cell("one", FILES[2], 0, 0.5))
+    found = [Store(path).find(Task(file, "one", 0, Limit(50)), "1") for file in FILES[:3]]
+    assert [kept is not None for kept in found] == [True, False, True]
+
+
+def test_slow_methods_are_searched_on_the_named_tables_only() -> None:
+    every = methods().values()
+    named, full, timed = search.grids(sorted(search.NAMED), list(every), 5, False, False)
+    assert {m.name for m in named.methods if m.slow} >= {"neps_ifbo", "ray_tune_bohb"}
+    assert not any(method.slow for method in full.methods)
+    assert (named.epochs, full.epochs, len(named.seeds), len(full.seeds)) == (300, 1000, 3, 5)
+    assert full.budgets == (25, 50, 100, 200, 300, 500, 1000)
+    assert {search.suite_of(file) for file in timed.files} == {"lcbench_surrogate"}
+    short = search.unknown_tasks([named, full], Store(None), {m.name: "1" for m in every})
+    keys = [(task.file, task.method, task.seed) for task in short]
+    assert len(keys) == len(set(keys)), "the longer search answers for the shorter one"
+
+
+@pytest.mark.parametrize("policy", [None, "random_search", "successive_halving"])
+def test_autotune_trains_rows_of_the_table_and_spends_all(policy: str | None) -> None:
+    table, limit = made_up(), Limit(60)
+    ledger, again = Ledger(table, limit), Ledger(table, limit)
+    own.run(table, ledger, 3, policy)
+    own.run(table, again, 3, policy)
+    assert len(ledger.values) == 60
+    assert (ledger.rows, ledger.values) == (again.rows, again.values)
+    assert ledger.rows[0] == own.Rows(table, 3).order[0], "the default configuration comes first"
+    if policy == "random_search":
+        assert ledger.steps[:9] == list(range(1, 10))
+    else:
+        assert len(set(ledger.rows)) > 60 / 9, "some are left before their end"
+
+
+def test_a_search_that_has_trained_everything_ends() -> None:
+    table = made_up(rows=3, units=4)
+    ledger = Ledger(table, Limit(1000))
+    own.run(table, ledger, 0, "random_search")
+    assert len(ledger.values) == 4 + 4 + 2, "the diverged run costs two epochs"
+
+
+def test_optuna_learns_the_rows_it_was_given() -> None:
+    table = made_up()
+    study = optuna_study.optuna.create_study()
+    ledger = Ledger(table, Limit(100))
+    for _ in range(6):
+        optuna_study.train(study, table, ledger)
+    first = dict.fromkeys(ledger.rows)
+    for trial, row in zip(study.trials, first, strict=True):
+        assert list(trial.params.values()) == table.points[row].tolist()
+        assert trial.state.is_finished()
+
+
+def test_a_method_is_searched_into_a_cell() -> None:
+    table = made_up()
+    method = methods()["optuna_tpe_median"]
+    found = searched(Task(table.name, method.name, 0, Limit(50)), table, method)
+    assert found.trained == 50
+    assert list(found.regret) == [25, 50]
+    assert found.regret[25] >= found.regret[50] >= 0
+    assert found.version == method.version()
+
+
+def test_smoke_says_so_where_there_are_no_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["search.py", "--smoke", "--curves", str(tmp_path)])
+    search.main()
+    assert "nothing to measure" in capsys.readouterr().out
