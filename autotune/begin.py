@@ -29,6 +29,7 @@ from autotune.plugins.search import Budget, Final, Objective, Utility, known_obj
 from autotune.record import Record
 from autotune.space import Choice, Configuration, Plugins, Space, SpaceError
 from autotune.train.task import Task, TaskError
+from autotune.train.torch_task import TorchTask
 
 FOLDER = Path("autotune_studies")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -175,7 +176,13 @@ def _header(plan: Plan, task: Task) -> Header:
     catalogue = Catalogue()
     for kind, chosen in (*search.items(), ("executor", executor)):
         catalogue.get(kind, chosen["name"])
-    info = _model_info(task, plan.space.resolve(catalogue).default())
+    default = plan.space.resolve(catalogue).default()
+    if isinstance(task, TorchTask) and "optimizer" not in default:
+        raise StudyError(
+            "space: there is no optimizer in it, which a TorchTask trains with; add "
+            "optimizer: {plugins: optimizer} (Plugins('optimizer') in Python)"
+        )
+    info = _model_info(task, default)
     _check_stream(objectives, info)
     catalogue = Catalogue(info)
     resolved = plan.space.resolve(catalogue)

@@ -81,10 +81,13 @@ class Replay(Executor):
 
     def poll(self, timeout: float) -> list[Report]:
         """The next reports and all others of the same virtual second, by job; the clock moves
-        there. `timeout` does not matter: nothing is waited for."""
+        there, however long `timeout` is. With a timeout of 0 it stands still, and only what is
+        due already is reported: who just looks must not end what runs on other workers."""
         if not self._running:
             return []
-        now = min(running.coming[-1][0] for running in self._running.values())
+        now = self._clock
+        if timeout > 0:
+            now = min(running.coming[-1][0] for running in self._running.values())
         self._clock = now
         due: list[Report] = []
         for identifier, running in sorted(self._running.items()):

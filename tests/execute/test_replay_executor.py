@@ -93,6 +93,8 @@ def test_two_virtual_workers_advance_together(replay: Replay) -> None:
     replay.submit(first)
     replay.submit(second)
     assert replay.free == 0
+    assert replay.poll(0.0) == []
+    assert replay.now() == 0.0, "who only looks does not move the clock"
     times, order = [], []
     while replay.free < 2:
         order += [r.identifier for r in replay.poll(1.0)]
