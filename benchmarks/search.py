@@ -135,7 +135,7 @@ def ensure(tasks: Sequence[Task], folder: Path, parallel: int, store: Store) -> 
             print(
                 f"[{count}/{len(tasks)}] {cell.method} {cell.file} seed {cell.seed}: "
                 f"{cell.regret[max(cell.regret)]:.3f} after {max(cell.regret)} {cell.clock}"
-                f"{' of an epoch each' if cell.clock == 'seconds' else ''} ({cell.wall:.0f} s)",
+                f"{' (mean epochs)' if cell.clock == 'seconds' else ''} ({cell.wall:.0f} s)",
                 file=sys.stderr,
                 flush=True,
             )
