@@ -120,7 +120,10 @@ def configurations(
 
 
 def run_optimizer(
-    plugin: type[Optimizer], configuration: Mapping[str, Any], problem: Problem
+    plugin: type[Optimizer],
+    configuration: Mapping[str, Any],
+    problem: Problem,
+    drive: Callable[[torch.optim.Optimizer, int], None] | None = None,
 ) -> Iterator[Weights]:
     """The weights after each step, as the training loop drives the plugin."""
     torch.manual_seed(0)
@@ -131,6 +134,8 @@ def run_optimizer(
     for t in range(1, problem.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * problem.factor(t)
+        if drive is not None:
+            drive(optimizer, t)
         _step(optimizer, plugin.needs, problem, t, leaves)
         switches = hasattr(optimizer, "train") and hasattr(optimizer, "eval")
         if switches:
@@ -189,7 +194,7 @@ def compare_optimizer(plugin: type[Optimizer], reference: Reference, smoke: bool
     for problem in (PROBLEMS[name]() for name in reference.problems):
         problem = replace(problem, steps=SMOKE_STEPS) if smoke else problem
         for label, configuration in configurations(plugin.space(), reference.settings, smoke):
-            ours = list(run_optimizer(plugin, configuration, problem))
+            ours = list(run_optimizer(plugin, configuration, problem, reference.drive))
             theirs = list(reference.trajectory(problem, configuration))
             difference = apart(ours, theirs, problem.weights())
             runs += 1

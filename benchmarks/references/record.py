@@ -32,6 +32,7 @@ class Reference:
             does once in hundreds of steps happens within fifty.
         tolerance, reason: the largest relative difference allowed, and why where it is not
             `SAME_FORMULA`.
+        drive: what a user's loop tells the plugin's optimizer before a step.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Reference:
     settings: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = SAME_FORMULA
     reason: str = ""
+    drive: Callable[[torch.optim.Optimizer, int], None] | None = None
 
 
 @dataclass(frozen=True)

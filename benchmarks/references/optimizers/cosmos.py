@@ -16,9 +16,9 @@ def basis(tracked: Tensor) -> Tensor:
     return torch.linalg.qr(tracked)[0]
 
 
-def normalised(matrix: Tensor) -> Tensor:
-    """NORM without its factor: the matrix over its Frobenius norm."""
-    return matrix / matrix.norm()
+def normalised(matrix: Tensor, epsilon: float) -> Tensor:
+    """NORM without its factor: the matrix over its Frobenius norm, as in the code with epsilon."""
+    return matrix / (matrix.norm() + epsilon)
 
 
 def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
@@ -56,15 +56,17 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
             inside = (m[name] @ space / (1 - b1**t)) / root @ space.T
             outside = orthogonalised(m[name] - m[name] @ space @ space.T)
             size = w.numel() ** 0.5
-            update = size * normalised(inside + h["gamma"] * size * normalised(outside))
-            weights[name] = (
-                1 - rate * decay
-            ) * w - rate * h["learning_rate_ratio"] * update
+            outside = size * normalised(outside, h["epsilon"])
+            update = size * normalised(inside + h["gamma"] * outside, h["epsilon"])
+            weights[name] = (1 - rate * decay) * w - rate * h["learning_rate_ratio"] * update
         yield dict(weights)
 
 
 REFERENCE = Reference(
     source="Liu et al. 2025 (arXiv 2502.17410), Algorithm 1",
     trajectory=trajectory,
+    differences="The code adds Nesterov's look-ahead, which the paper (followed) does not have. "
+    "Epsilon is added to the root as in the code; the paper has it inside. The code scales the "
+    "rate of matrices by a ratio (followed).",
     settings={"rank": 3},
 )

@@ -18,12 +18,15 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
             if decayed(w):
                 local = h["trust_coefficient"] * w.norm() / (g.norm() + beta * w.norm())
                 g = g + beta * w
-            velocity[name] = h["momentum"] * velocity[name] + rate * local * g
-            weights[name] = w - velocity[name]
+            velocity[name] = h["momentum"] * velocity[name] + local * g
+            weights[name] = w - rate * velocity[name]
         yield dict(weights)
 
 
 REFERENCE = Reference(
     source="You, Gitman, Ginsburg 2017 (arXiv 1708.03888), Algorithm 1 and eq. 6",
     trajectory=trajectory,
+    differences="The paper folds the rate into the velocity; the libraries (followed), as torch's "
+    "SGD, do not: the two differ where the rate changes. The paper scales every layer, the "
+    "libraries (followed) leave norms and biases out.",
 )

@@ -8,7 +8,8 @@ from references.record import Hyperparameters, Reference, decayed, zeros
 
 
 def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
-    """Algorithm 1 of arXiv 2502.16982; parameters other than matrices go through AdamW."""
+    """Algorithm 1 of arXiv 2502.16982; kernels as matrices of one row an output
+    channel (Jordan et al.), the rest through AdamW."""
     weights, mu = problem.weights(), h["momentum"]
     b1, b2 = h["beta1"], h["beta2"]
     m, v = zeros(weights), zeros(weights)
@@ -18,10 +19,11 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
         for name, w in weights.items():
             g = gradients[name]
             decay = h["weight_decay"] if decayed(w) else 0.0
-            if w.ndim == 2:
+            if w.ndim >= 2:
                 m[name] = mu * m[name] + g
-                o = orthogonalised(g + mu * m[name] if h["nesterov"] else m[name])
-                update = 0.2 * max(w.shape) ** 0.5 * o
+                direction = g + mu * m[name] if h["nesterov"] else m[name]
+                rows = direction.reshape(w.shape[0], -1)
+                update = (0.2 * max(rows.shape) ** 0.5 * orthogonalised(rows)).reshape(w.shape)
             else:
                 m[name] = b1 * m[name] + (1 - b1) * g
                 v[name] = b2 * v[name] + (1 - b2) * g**2

@@ -9,13 +9,14 @@ from references.record import Hyperparameters, Reference, decayed, zeros
 def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
     """Algorithm 1 of arXiv 2405.15682 without warm-up; what is measured is x."""
     z, x, beta, b2 = problem.weights(), problem.weights(), h["beta1"], h["beta2"]
-    v, total = zeros(z), 0.0
+    v, highest, total = zeros(z), 0.0, 0.0
     for t in range(1, problem.steps + 1):
         rate = h["learning_rate"] * problem.factor(t)
         y = {name: (1 - beta) * z[name] + beta * x[name] for name in z}
         gradients = problem.gradients(t, y)
-        total += rate**2
-        c = rate**2 / total
+        highest = max(highest, rate)
+        total += highest**2
+        c = highest**2 / total
         for name, g in gradients.items():
             v[name] = b2 * v[name] + (1 - b2) * g**2
             root = (v[name] / (1 - b2**t)).sqrt() + h["epsilon"]
@@ -28,5 +29,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="Defazio et al. 2024 (arXiv 2405.15682), Algorithm 1",
     trajectory=trajectory,
+    differences="The paper weighs the average by the squared rate of each step, the code "
+    "(followed) by the squared largest rate so far: they differ where a schedule lowers the rate.",
     problems=("fixed gradients", "logistic"),
 )
