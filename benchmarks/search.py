@@ -124,10 +124,7 @@ def ensure(tasks: Sequence[Task], folder: Path, parallel: int, store: Store) -> 
     """Search what is not known yet, so many at once; results are kept as they come."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # of the processes begun below
-    # A fresh process for each few searches: some peers grow slow or large with their state.
-    with ProcessPoolExecutor(
-        parallel, mp_context=get_context("spawn"), max_tasks_per_child=25
-    ) as pool:
+    with ProcessPoolExecutor(parallel, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_work, task, folder): task for task in tasks}
         for count, future in enumerate(as_completed(futures), start=1):
             cell = future.result()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from autotune.plugins.search import (
     Stop,
     Thaw,
 )
-from autotune.space import Space
+from autotune.space import Configuration, Space
 
 _PARTS = ("decide", "pfn", "plugins", "space", "header.py")
 
@@ -74,7 +75,7 @@ class Rows:
         self.order = np.random.default_rng(seed).permutation(len(table))
         self.space = RowSpace(table.points[self.order], table.active[self.order])
 
-    def row(self, configuration: dict[str, float]) -> int:
+    def row(self, configuration: Configuration) -> int:
         """The table's row of a configuration."""
         return int(self.order[self.space.row(configuration)])
 
@@ -82,25 +83,46 @@ class Rows:
 def run(table: Table, ledger: Ledger, seed: int, policy: str | None = None) -> None:
     """Search until the search stops or the ledger is spent."""
     search, rows = search_for(table, ledger, seed, policy)
+    drive(search, table, ledger, seed, rows.row)
+
+
+def drive(
+    search: Search,
+    table: Table,
+    ledger: Ledger,
+    seed: int,
+    row: Callable[[Configuration], int],
+) -> list[Event]:
+    """Decide, train and report until the search stops or the ledger is spent; all events.
+
+    Args:
+        row: the table's row that answers for a configuration.
+    """
     trainings: dict[int, Training] = {}
-    clock = 0.0
+    events: list[Event] = []
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        search.observe(event)
+
     while True:
         number = search.trials.decisions
         decision = search.decide(Key(seed, number))
+        at = events[-1].at if events else 0.0
         if isinstance(decision, Stop):
-            return
+            tell(Decided(number, decision, at))
+            return events
         if not isinstance(decision, Start | Thaw):
             raise TypeError(f"{decision!r}: a recorded table can be trained, nothing else")
-        search.observe(Decided(number, decision, clock))
+        tell(Decided(number, decision, at))
         if isinstance(decision, Start):
-            trainings[decision.trial] = ledger.begin(rows.row(dict(decision.configuration)))
+            trainings[decision.trial] = ledger.begin(row(decision.configuration))
         try:
-            events = segment(table, trainings[decision.trial], decision, clock)
+            told = segment(table, trainings[decision.trial], decision, at)
         except Spent:
-            return
-        for event in events:
-            clock = event.at
-            search.observe(event)
+            return events
+        for event in told:
+            tell(event)
 
 
 def segment(table: Table, training: Training, decision: Start | Thaw, at: float) -> list[Event]:

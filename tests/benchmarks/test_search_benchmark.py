@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,12 @@ from replayed.cells import Cell, Store, Task, searched
 from replayed.ledger import Ledger, Limit
 from replayed.summary import compared, text, weighted
 
-from autotune.plugins.search import Objective
+import autotune
+from autotune.decide import build_search
+from autotune.execute.recorded_table import RecordedTable
+from autotune.header import SEARCH_DEFAULTS
+from autotune.plugins.discovery import Catalogue
+from autotune.plugins.search import Event, Failed, Frozen, Objective
 
 FILES = ("taskset_a", "taskset_b", "taskset_c", "deepobs_a")
 
@@ -32,11 +38,11 @@ def cells(method: str, offset: float) -> list[Cell]:
     ]
 
 
-def made_up(rows: int = 40, units: int = 9) -> Table:
-    """Curves that fall towards the first coordinate; of the last row only the start is finite."""
+def made_up(rows: int = 40, units: int = 9, diverged: slice = slice(-1, None)) -> Table:
+    """Curves that fall towards the first coordinate; of some only the start is finite."""
     points = np.random.default_rng(0).random((rows, 2))
     raw = points[:, :1] + np.exp(-np.arange(1, units + 1) / 3)
-    raw[-1, 1:] = np.inf
+    raw[diverged, 1:] = np.inf
     return Table(
         "taskset_made_up",
         "taskset",
@@ -152,6 +158,48 @@ def test_autotune_trains_rows_of_the_table_and_spends_all(policy: str | None) ->
         assert ledger.steps[:9] == list(range(1, 10))
     else:
         assert len(set(ledger.rows)) > 60 / 9, "some are left before their end"
+
+
+@pytest.mark.parametrize("policy", ["freeze_thaw", "successive_halving"])
+def test_the_decisions_are_those_of_a_real_study(tmp_path: Path, policy: str) -> None:
+    table = made_up(diverged=slice(None, None, 3))
+    task = RecordedTable(table.points, ("x0", "x1"), (False, False), table.raw, metric="value")
+    objective = Objective("value", "minimize", "curve")
+    plan = {"policy": policy, "proposer": "random"}
+    result = autotune.tune(
+        task,
+        task.space,
+        [objective],
+        {"epochs": 60},
+        horizon=table.units,
+        folder=tmp_path,
+        executor="replay",
+        workers=1,
+        search=plan,
+        seed=5,
+        final=False,
+        progress=False,
+    )
+    studied = result.view.events
+    names = {part: {"name": name} for part, name in {**SEARCH_DEFAULTS, **plan}.items()}
+    search = build_search(result.view.header.context(), names, Catalogue().get)
+    ledger = Ledger(table, Limit(1000))
+    driven = own.drive(search, table, ledger, 5, task.nearest)
+
+    def comparable(events: list[Event]) -> list[Event]:
+        plain = [replace(event, at=0.0) for event in events]
+        return [
+            replace(event, checkpoint="", seconds=0.0)
+            if isinstance(event, Frozen)
+            else replace(event, message="")
+            if isinstance(event, Failed)
+            else event
+            for event in plain
+        ]
+
+    assert comparable(driven) == comparable(studied)
+    assert any(isinstance(event, Failed) for event in driven)
+    assert len(driven) > 100
 
 
 def test_a_search_that_has_trained_everything_ends() -> None:
