@@ -22,6 +22,9 @@ CURVE = 9 + 3 * LAST + 2 * BINS + 2 * OCTAVES + 3 * 2 * FREQUENCIES + 2
 HORIZON = 5 + 2 * 2 * FREQUENCIES
 """Numbers about what is asked of it."""
 
+LAST_VALUE, LAST_TIME = 0, 5
+"""Where a curve's last value and its time stand among its numbers; 0 without observations."""
+
 _SHARP = 1000.0
 
 

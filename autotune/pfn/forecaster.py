@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autotune.pfn import features, histogram, scaling, slots, weights
-from autotune.pfn.network import CurveNetwork, tokens
+from autotune.pfn import features, histogram, relations, scaling, slots, weights
+from autotune.pfn.network import CurveNetwork, horizons, tokens
 from autotune.pfn.scaling import Scaling
 from autotune.plugins.search import (
     Event,
@@ -155,80 +155,94 @@ class CurveNetworkForecaster(Forecaster):
         network = self.network()
         if not queries:
             return HistogramForecast(scale, torch.zeros(0, network.size.bins))
-        seen = _Seen(context, state, trials, scale)
-        memory = network.remember(seen.context()[None])
+        seen = _seen(context, state, trials, scale, queries)
+        memory = network.remember(seen.context[None])
         logits = [
-            network.forecast(
-                memory, *seen.asked(context, trials, queries[begin : begin + _QUERIES])
-            )
-            for begin in range(0, len(queries), _QUERIES)
+            network.forecast(memory, seen.queries[None, part], seen.horizons[None, part])
+            for part in torch.arange(len(queries)).split(_QUERIES)
         ]
         return HistogramForecast(scale, torch.cat(logits, dim=1)[0])
 
 
+@dataclass(frozen=True)
 class _Seen:
-    """A study's curves as tokens. Trials that are looked at have rows; a last row, without
-    observations, stands for new configurations."""
+    """A study as tokens: of the trials that are looked at, (trials, TOKEN), of the queries,
+    (queries, TOKEN), and what these ask, (queries, HORIZON)."""
 
-    def __init__(
-        self, context: SearchContext, state: State, trials: Trials, scale: Scaling
-    ) -> None:
-        number, step, value = _curves(state)
-        chosen = _chosen(state, number)
-        self.row = {int(trial): row for row, trial in enumerate(chosen)}
-        inside = np.isin(number, chosen)
-        row = np.searchsorted(chosen, number[inside])
-        horizon = float(max(context.horizon, 1))
-        self.spacing = 1.0 / horizon
-        time = np.minimum(step[inside] / horizon, 1.0)
-        spacing = torch.full((len(chosen) + 1,), self.spacing)
-        self.described = features.curves(
-            len(chosen) + 1,
-            torch.from_numpy(row.astype(np.int64)),
-            torch.from_numpy(time),
-            torch.from_numpy(scale.normalise(value[inside])),
-            spacing,
-        )
-        self.last = torch.zeros(len(chosen) + 1)
-        self.last[torch.from_numpy(row.astype(np.int64))] = torch.from_numpy(time).float()
-        dimensions = len(context.space.slots)
-        encoded = np.zeros((len(chosen), dimensions))
-        mask = np.zeros((len(chosen), dimensions), dtype=bool)
-        for place, trial in enumerate(chosen.tolist()):
-            encoded[place], mask[place] = trials[trial].encoded, trials[trial].mask
-        scores = scale.normalise(np.array([state.best.get(int(t), math.inf) for t in chosen]))
-        self.plan = state.plan
-        self.kept = slots.important(self.plan, encoded, mask, scores)
-        filled = slots.filled(self.plan, encoded, mask, self.kept)
-        self.configurations = torch.from_numpy(filled)
+    context: Tensor
+    queries: Tensor
+    horizons: Tensor
 
-    def context(self) -> Tensor:
-        """Tokens of the curves, (curves, TOKEN)."""
-        return tokens(self.described[:-1], self.configurations)
 
-    def asked(
-        self, context: SearchContext, trials: Trials, queries: Sequence[Query]
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens and horizon features of queries, (1, queries, ...)."""
-        encoded, mask = [], []
-        for query in queries:
-            if query.trial is not None:
-                places, active = trials[query.trial].encoded, trials[query.trial].mask
-            elif query.configuration is not None:
-                places, active = trials.space.encode(query.configuration)
-            else:
-                raise ValueError("a query names a trial or a configuration")
-            encoded.append(places)
-            mask.append(active)
-        new = len(self.described) - 1
-        row = torch.tensor(
-            [self.row.get(q.trial, new) if q.trial is not None else new for q in queries]
-        )
-        configurations = slots.filled(self.plan, np.stack(encoded), np.stack(mask), self.kept)
-        asked = torch.tensor([min(q.step / context.horizon, 1.0) for q in queries])
-        horizon = features.horizon(asked, self.last[row], torch.full_like(asked, self.spacing))
-        found = tokens(self.described[row], torch.from_numpy(configurations))
-        return found[None], horizon[None]
+def _seen(
+    context: SearchContext,
+    state: State,
+    trials: Trials,
+    scale: Scaling,
+    queries: Sequence[Query],
+) -> _Seen:
+    number, step, value = _curves(state)
+    chosen = _chosen(state, number)
+    row_of = {int(trial): row for row, trial in enumerate(chosen)}
+    row, encoded, mask = _rows(trials, row_of, queries)
+    filled = _filled(state, trials, scale, chosen, encoded, mask)
+    count = len(filled)
+
+    inside = np.isin(number, chosen)
+    curve = torch.from_numpy(np.searchsorted(chosen, number[inside]).astype(np.int64))
+    time = torch.from_numpy(np.minimum(step[inside] / context.horizon, 1.0)).float()
+    observed = torch.from_numpy(scale.normalise(value[inside])).float()
+    spacing = torch.full((count,), 1.0 / context.horizon)
+    described = features.curves(count, curve, time, observed, spacing)
+    basis = torch.from_numpy(_best_and_newest(state, chosen, relations.BASIS))[None]
+    related = relations.relate(filled[None], curve, time, observed, basis)
+    found = tokens(described, related.curve[0], filled)
+
+    asked = torch.tensor([min(query.step / context.horizon, 1.0) for query in queries])
+    last_time = described[row, features.LAST_TIME]
+    last_value = described[row, features.LAST_VALUE]
+    horizon = features.horizon(asked, last_time, spacing[row])
+    by_others = relations.asked(related, row[None], asked[None], last_value[None])[0]
+    return _Seen(found[: len(chosen)], found[row], horizons(horizon, by_others))
+
+
+def _rows(
+    trials: Trials, row_of: dict[int, int], queries: Sequence[Query]
+) -> tuple[Tensor, FloatArray, np.ndarray]:
+    """The row of each query, and configurations and masks of all rows: the trials that are
+    looked at, then one for every query about anything else."""
+    places = [trials[trial].encoded for trial in row_of]
+    masks = [trials[trial].mask for trial in row_of]
+    rows = []
+    for query in queries:
+        if query.trial in row_of:
+            rows.append(row_of[query.trial])
+            continue
+        if query.trial is not None:
+            place, mask = trials[query.trial].encoded, trials[query.trial].mask
+        elif query.configuration is not None:
+            place, mask = trials.space.encode(query.configuration)
+        else:
+            raise ValueError("a query names a trial or a configuration")
+        rows.append(len(places))
+        places.append(place)
+        masks.append(mask)
+    return torch.tensor(rows), np.stack(places), np.stack(masks)
+
+
+def _filled(
+    state: State,
+    trials: Trials,
+    scale: Scaling,
+    chosen: np.ndarray,
+    encoded: FloatArray,
+    mask: np.ndarray,
+) -> Tensor:
+    """Configurations in the network's slots, (rows, SLOTS, 3)."""
+    known = len(chosen)
+    scores = scale.normalise(np.array([state.best.get(int(t), math.inf) for t in chosen]))
+    kept = slots.important(state.plan, encoded[:known], mask[:known], scores)
+    return torch.from_numpy(slots.filled(state.plan, encoded, mask, kept))
 
 
 def _curves(state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -247,9 +261,15 @@ def _curves(state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _chosen(state: State, number: np.ndarray) -> np.ndarray:
     """Numbers of the trials that are looked at, ascending."""
     known = np.unique(number)
-    if len(known) <= TRIALS:
-        return known
+    return known[_best_and_newest(state, known, TRIALS)]
+
+
+def _best_and_newest(state: State, known: np.ndarray, most: int) -> np.ndarray:
+    """Places in `known`, ascending numbers of trials, of at most `most` of them: the better half
+    by their best value, the rest the newest; ascending."""
+    if len(known) <= most:
+        return np.arange(len(known))
     score = np.array([state.best.get(int(trial), math.inf) for trial in known])
-    ranked = known[np.lexsort((known, score))]
-    best, rest = ranked[: TRIALS // 2], np.sort(ranked[TRIALS // 2 :])
-    return np.sort(np.concatenate([best, rest[-(TRIALS - len(best)) :]]))
+    ranked = np.lexsort((known, score))
+    best, rest = ranked[: most // 2], np.sort(ranked[most // 2 :])
+    return np.sort(np.concatenate([best, rest[-(most - len(best)) :]]))

@@ -14,10 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autotune.pfn import features
+from autotune.pfn import features, relations
 from autotune.pfn.spaces import SLOTS
 
-TOKEN = features.CURVE + 3 * SLOTS
+TOKEN = features.CURVE + relations.CURVE + 3 * SLOTS
+"""Numbers in a curve's token."""
+
+HORIZON = features.HORIZON + relations.ASKED + 2 * 2 * features.FREQUENCIES
+"""Numbers about what is asked of a curve."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class CurveNetwork(nn.Module):
         width = self.size.width
         self.embed = nn.Sequential(nn.Linear(TOKEN, width), nn.GELU(), nn.Linear(width, width))
         self.embed_horizon = nn.Sequential(
-            nn.Linear(features.HORIZON, width), nn.GELU(), nn.Linear(width, width)
+            nn.Linear(HORIZON, width), nn.GELU(), nn.Linear(width, width)
         )
         self.registers = nn.Parameter(0.02 * torch.randn(self.size.registers, width))
         self.blocks = nn.ModuleList(Block(self.size) for _ in range(self.size.layers))
@@ -140,7 +144,7 @@ class CurveNetwork(nn.Module):
 
         Args:
             tokens: of the curves asked for, (studies, queries, `TOKEN`).
-            horizon: as `features.horizon` gives it, (studies, queries, `features.HORIZON`).
+            horizon: as `horizons` gives it, (studies, queries, `HORIZON`).
 
         Returns:
             Shape (studies, queries, bins).
@@ -151,11 +155,12 @@ class CurveNetwork(nn.Module):
         return self.head(self.norm(x))
 
 
-def tokens(described: Tensor, configurations: Tensor) -> Tensor:
+def tokens(described: Tensor, related: Tensor, configurations: Tensor) -> Tensor:
     """Tokens of curves.
 
     Args:
         described: as `features.curves` gives it, shape (..., `features.CURVE`).
+        related: as `relations.relate` gives it, (..., `relations.CURVE`).
         configurations: value, activity and whether it is categorical, (..., SLOTS, 3).
 
     Returns:
@@ -164,4 +169,18 @@ def tokens(described: Tensor, configurations: Tensor) -> Tensor:
     value, active, categorical = configurations.unbind(-1)
     used = active.sum(-1, keepdim=True).clamp(min=1.0)
     scaled = value * (SLOTS / used).sqrt()
-    return torch.cat([described, scaled, active, categorical], dim=-1)
+    return torch.cat([described, related, scaled, active, categorical], dim=-1)
+
+
+def horizons(asked: Tensor, by_others: Tensor) -> Tensor:
+    """What is asked of curves.
+
+    Args:
+        asked: as `features.horizon` gives it, shape (..., `features.HORIZON`).
+        by_others: as `relations.asked` gives it, (..., `relations.ASKED`).
+
+    Returns:
+        Shape (..., `HORIZON`).
+    """
+    fine = [features.waves(by_others[..., 2]), features.waves(by_others[..., -1])]
+    return torch.cat([asked, by_others, *fine], dim=-1)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from autotune.pfn import features, prior
+from autotune.pfn import features, prior, relations
 from autotune.pfn.landscape import SHARED
-from autotune.pfn.network import tokens
+from autotune.pfn.network import horizons, tokens
 
 SHAPES = ((8, 64), (16, 64), (32, 64), (64, 64), (128, 96), (256, 128), (512, 128))
 """Context curves and queries of a study."""
@@ -51,21 +51,21 @@ def encoded(batch: prior.Batch) -> Examples:
     studies, each = batch.configurations.shape[:2]
     spacing = batch.spacing.repeat_interleave(each)
     described = features.curves(studies * each, batch.curve, batch.time, batch.value, spacing)
-    all_tokens = tokens(described.reshape(studies, each, -1), batch.configurations)
-    last = torch.zeros(studies * each, device=spacing.device)
-    last.scatter_reduce_(0, batch.curve, batch.time.float(), "amax")
-    last = last.reshape(studies, each)
+    described = described.reshape(studies, each, -1)
+    device = spacing.device
+    basis = torch.arange(min(batch.context, relations.BASIS), device=device).expand(studies, -1)
+    related = relations.relate(batch.configurations, batch.curve, batch.time, batch.value, basis)
+    found = tokens(described, related.curve, batch.configurations)
+    last_time = described[..., features.LAST_TIME].gather(1, batch.query)
+    last_value = described[..., features.LAST_VALUE].gather(1, batch.query)
+    time = batch.query_time.float()
+    asked = features.horizon(time, last_time, batch.spacing[:, None].expand_as(time))
+    by_others = relations.asked(related, batch.query, time, last_value)
     count = torch.bincount(batch.curve, minlength=studies * each).reshape(studies, each)
-    index = batch.query[..., None].expand(-1, -1, all_tokens.shape[-1])
-    horizon = features.horizon(
-        batch.query_time.float(),
-        last.gather(1, batch.query),
-        batch.spacing[:, None].expand_as(batch.query_time),
-    )
     return Examples(
-        all_tokens[:, : batch.context],
+        found[:, : batch.context],
         count[:, : batch.context] > 0,
-        all_tokens.gather(1, index),
-        horizon,
+        found.gather(1, batch.query[..., None].expand(-1, -1, found.shape[-1])),
+        horizons(asked, by_others),
         batch.target,
     )

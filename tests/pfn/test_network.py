@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from autotune.pfn import features, histogram
-from autotune.pfn.network import TOKEN, CurveNetwork, Size
+from autotune.pfn.network import HORIZON, TOKEN, CurveNetwork, Size
 
 SMALL = Size(width=32, layers=2, heads=2, bins=50)
 
@@ -29,7 +29,7 @@ def inputs(curves: int = 7, queries: int = 5) -> tuple[torch.Tensor, torch.Tenso
     return (
         torch.rand(1, curves, TOKEN, generator=generator),
         torch.rand(1, queries, TOKEN, generator=generator),
-        torch.rand(1, queries, features.HORIZON, generator=generator),
+        torch.rand(1, queries, HORIZON, generator=generator),
     )
 
 
