@@ -23,6 +23,8 @@ from autotune.space import Configuration, Space
 from autotune.study import Driver, Interrupted, Listener
 from autotune.train.task import TaskError
 
+Earlier = str | Path | StudyView | Result
+
 
 def tune(
     task: Any,
@@ -41,6 +43,7 @@ def tune(
     first: Sequence[Mapping[str, Any]] = (),
     final: bool | Final | Mapping[str, float] = True,
     utility: Utility | Mapping[str, float] | None = None,
+    warm_start: Earlier | Sequence[Earlier] = (),
     progress: bool = True,
     listeners: Sequence[Listener] = (),
 ) -> Result:
@@ -74,6 +77,9 @@ def tune(
             is gained (``improvement`` of the first curve objective, or ``percent`` of its best
             value) and what that is worth to you (``epochs``, ``steps``, ``seconds`` or
             ``minutes`` of training), such as ``{"percent": 1, "epochs": 30}``.
+        warm_start: earlier studies over a space that overlaps: names in `folder`, paths,
+            `StudyView`s or `Result`s. Their best configurations are tried first, and where they
+            prove to be related, their curves help to forecast this study's.
         progress: show progress on standard error.
         listeners: called as ``listener(trials, event)`` with every event once it is recorded.
 
@@ -95,6 +101,7 @@ def tune(
         final=as_final(final),
         utility=worth,
         priced=priced,
+        warm_start=as_earlier(warm_start, folder),
         first=tuple(first),
         search=dict(search or {}),
         executor=executor,
@@ -143,6 +150,17 @@ def load(study: str | Path, folder: str | Path = FOLDER) -> StudyView:
         study: its name in `folder`, or the path of its own folder.
     """
     return StudyView(find(study, folder))
+
+
+def as_earlier(
+    given: Earlier | Sequence[Earlier], folder: str | Path = FOLDER
+) -> tuple[StudyView | Result, ...]:
+    """Earlier studies by name, path, or as they are. Raises `StudyError`, `RecordError`."""
+    several = (given,) if isinstance(given, str | Path | StudyView | Result) else given
+    return tuple(
+        one if isinstance(one, StudyView | Result) else StudyView(find(one, folder))
+        for one in several
+    )
 
 
 def find(study: str | Path, folder: str | Path = FOLDER) -> Path:
@@ -249,6 +267,9 @@ def announce(log: Record, header: Header) -> None:
         lines.append(log.restored)
     if log.events:
         lines[0] += f", going on after {len(log.events)} recorded events"
+    for earlier in header.earlier:
+        lines.append(f"from study {earlier.name!r}: {earlier.notes[0]}")
+        lines += [f"  {note}" for note in earlier.notes[1:]]
     lines += [f"left out: {kind} {name}: {reason}" for kind, name, reason in header.left_out]
     print("\n".join(lines), file=sys.stderr)
 

@@ -27,9 +27,11 @@ from autotune.plugins import ModelInfo, PluginError
 from autotune.plugins.discovery import Catalogue
 from autotune.plugins.search import Budget, Final, Objective, Utility, known_objectives
 from autotune.record import Record
+from autotune.result import Result, StudyView
 from autotune.space import Choice, Configuration, Plugins, Space, SpaceError
 from autotune.train.task import Task, TaskError
 from autotune.train.torch_task import TorchTask
+from autotune.warm_start import earlier_studies
 
 FOLDER = Path("autotune_studies")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -57,6 +59,7 @@ class Plan:
         final: of the final phase; None for none.
         utility: what an improvement is worth; None to search on whatever it costs.
         priced: what the user calls the units that it is worth; None if it is none.
+        warm_start: earlier studies to begin from.
     """
 
     task: Any
@@ -76,6 +79,7 @@ class Plan:
     final: Final | None = field(default_factory=Final)
     utility: Utility | None = None
     priced: Literal["epoch", "step"] | None = None
+    warm_start: tuple[StudyView | Result, ...] = ()
 
 
 def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, Header, Task]:
@@ -217,6 +221,8 @@ def _header(plan: Plan, task: Task) -> Header:
         final=plan.final,
         utility=plan.utility,
     )
+    earlier, warm = earlier_studies(plan.warm_start, header)
+    header = replace(header, earlier=earlier, warm=warm)
     try:
         build_search(header.context(), search, catalogue.get)
     except SpaceError as error:

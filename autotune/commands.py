@@ -58,6 +58,13 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="end the search when no training is expected to be worth its cost: percent=1 "
         "epochs=30 (or improvement=0.002 minutes=10); none for whatever it costs",
     )
+    run.add_argument(
+        "--warm-start",
+        action="append",
+        metavar="STUDY",
+        default=[],
+        help="an earlier study to begin from, beside the file's own; may be given again",
+    )
     _means(run)
     resume = _command(add, "resume", resume_study, "go on with a study that did not end")
     _study(resume)
@@ -119,10 +126,12 @@ def _means(parser: argparse.ArgumentParser) -> None:
 
 def run_study(arguments: argparse.Namespace) -> int:
     """``autotune run``"""
-    from autotune.api import run
+    from autotune.api import as_earlier, run
     from autotune.begin import begin
 
-    plan = plan_of(_file_of(arguments))
+    file = _file_of(arguments)
+    plan = plan_of(file, arguments.folder)
+    further = as_earlier(arguments.warm_start, arguments.folder)
     budget, unit = _with_limits(plan.budget, plan.unit, arguments.budget)
     executor = plan.executor
     if arguments.executor is not None and arguments.executor != executor["name"]:
@@ -133,6 +142,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         budget=budget,
         unit=unit,
         executor=executor,
+        warm_start=(*plan.warm_start, *further),
         **_with_ends(arguments),
         **{key: value for key, value in given.items() if value is not None},
     )
@@ -168,9 +178,10 @@ def _with_ends(arguments: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
-def plan_of(path: Path) -> Any:
-    """The plan that a study file describes."""
+def plan_of(path: Path, folder: Path = Path(FOLDER)) -> Any:
+    """The plan that a study file describes; `folder` holds the studies that it begins from."""
     from autotune import study_file
+    from autotune.api import as_earlier
     from autotune.asked import as_final, as_utility
     from autotune.begin import Plan
 
@@ -194,6 +205,7 @@ def plan_of(path: Path) -> Any:
         final=as_final(described.final),
         utility=utility,
         priced=priced,
+        warm_start=as_earlier(described.warm_start, folder),
     )
 
 

@@ -10,7 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autotune.plugins.search import Budget, Final, Objective, SearchContext, Utility
+from autotune.plugins.search import (
+    Budget,
+    Earlier,
+    EarlierTrial,
+    Final,
+    Objective,
+    SearchContext,
+    Utility,
+)
 from autotune.record import RecordError
 from autotune.space import Configuration, Space
 from autotune.space.yaml_text import dump
@@ -44,6 +52,8 @@ class Header:
         source: the study file, if it came from one.
         final: of the final phase; None without one.
         utility: what an improvement is worth; None if the search does not stop by it.
+        earlier: what earlier studies bring, fitted to this one's space.
+        warm: training configurations from there, tried after the default and the user's own.
     """
 
     name: str
@@ -69,6 +79,8 @@ class Header:
     source: str | None = None
     final: Final | None = None
     utility: Utility | None = None
+    earlier: tuple[Earlier, ...] = ()
+    warm: tuple[Configuration, ...] = ()
 
     def context(self) -> SearchContext:
         """What the deciding parts are told."""
@@ -81,7 +93,11 @@ class Header:
             budget=self.budget,
             seed=self.seed,
             workers=self.workers,
-            first=tuple(self.resolved.split_configuration(c)[0] for c in self.first),
+            first=(
+                *(self.resolved.split_configuration(c)[0] for c in self.first),
+                *self.warm,
+            ),
+            earlier=self.earlier,
             final=self.final,
             utility=self.utility,
         )
@@ -97,6 +113,7 @@ class Header:
             "budget": asdict(self.budget),
             "final": None if self.final is None else asdict(self.final),
             "utility": None if self.utility is None else asdict(self.utility),
+            "earlier": [asdict(earlier) for earlier in self.earlier],
         }
 
     def study_file(self) -> str:
@@ -125,6 +142,7 @@ class Header:
             "horizon": self.horizon,
             "seed": self.seed,
             **({"first": list(self.first)} if self.first else {}),
+            **({"warm_start": [one.name for one in self.earlier]} if self.earlier else {}),
             "search": {part: dict(chosen) for part, chosen in self.search.items()},
             "executor": {**self.executor, "workers": self.workers, "device": self.device},
         }
@@ -165,11 +183,22 @@ class Header:
                 "budget": Budget(**plain["budget"]),
                 "final": Final(**plain["final"]) if plain.get("final") else None,
                 "utility": Utility(**plain["utility"]) if plain.get("utility") else None,
+                "earlier": tuple(_earlier(values) for values in plain.get("earlier", ())),
+                "warm": tuple(plain.get("warm", ())),
                 "first": tuple(plain["first"]),
                 "plugins": tuple(tuple(row) for row in plain["plugins"]),
                 "left_out": tuple(tuple(row) for row in plain["left_out"]),
             }
         )
+
+
+def _earlier(plain: Mapping[str, Any]) -> Earlier:
+    curve = ("steps", "values", "seconds")
+    trials = [
+        EarlierTrial(**{**trial, **{name: tuple(trial[name]) for name in curve}})
+        for trial in plain["trials"]
+    ]
+    return Earlier(plain["name"], tuple(trials), tuple(plain["notes"]))
 
 
 def differences(recorded: Header, now: Header) -> list[str]:

@@ -27,7 +27,7 @@ LOWER = {
 }
 """What each part of the lower floors may import, beside itself."""
 
-JOINING = {"study", "begin", "result", "header", "task_faults"}
+JOINING = {"study", "begin", "result", "header", "task_faults", "warm_start"}
 """They join the lower floors, and may import all of those and each other."""
 
 TOP = {

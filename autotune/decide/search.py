@@ -14,6 +14,7 @@ from typing import Any
 from autotune.decide.closing import CLOSING_SHARE, Closing
 from autotune.decide.configurations import first_configurations, identity, unseen
 from autotune.decide.final import FinalPhase
+from autotune.decide.transfer import Informed
 from autotune.decide.utility import UtilityStop
 from autotune.plugins.base import PluginError
 from autotune.plugins.search import (
@@ -78,10 +79,10 @@ class Search:
     ) -> None:
         self.context = context
         self.trials = Trials(context.space, context.objectives)
-        self._policy, self._proposer, self._forecaster = policy, proposer, forecaster
+        self._policy, self._proposer = policy, proposer
         self._policy_state = policy.initial(context)
         self._proposer_state = proposer.initial(context)
-        self._forecaster_state = forecaster.initial(context)
+        self._informed = Informed(context, forecaster, self.trials)
         self._first = first_configurations(context)
         self._started: set[str] = set()
         self._aims: dict[int, int] = {}
@@ -104,9 +105,7 @@ class Search:
         if self.trials.finalists is not None:
             return  # policy, proposer and forecaster are asked no more
         self._proposer_state = self._proposer.observe(self._proposer_state, event, self.trials)
-        self._forecaster_state = self._forecaster.observe(
-            self._forecaster_state, event, self.trials
-        )
+        self._informed.observe(event)
         self._policy_state = self._policy.observe(
             self.context, self._policy_state, event, self.trials
         )
@@ -346,4 +345,4 @@ class Search:
 
     def _forecast(self, queries: Any) -> ForecastContract:
         checked: list[Query] = list(queries)
-        return self._forecaster.forecast(self.context, self._forecaster_state, self.trials, checked)
+        return self._informed.forecast(checked)

@@ -120,6 +120,33 @@ class Utility:
 
 
 @dataclass(frozen=True)
+class EarlierTrial:
+    """A trial of an earlier study, its configuration in the new study's space.
+
+    Args:
+        steps, values, seconds: its curve of the primary objective, in the earlier study's own
+            units, thinned; what each of these units cost.
+        failed: it diverged or broke after the last of them.
+    """
+
+    configuration: Configuration
+    horizon: int
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    seconds: tuple[float, ...]
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is known from an earlier study; `notes` tell people how it was fitted to this one."""
+
+    name: str
+    trials: tuple[EarlierTrial, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SearchContext:
     """What the deciding parts know from the start. `space` is the resolved training space;
     `evaluation_space` holds the choices that affect only evaluation. `final` and `utility` are
@@ -135,6 +162,7 @@ class SearchContext:
     first: tuple[Configuration, ...] = ()
     final: Final | None = None
     utility: Utility | None = None
+    earlier: tuple[Earlier, ...] = ()
 
     @property
     def objective(self) -> Objective:
@@ -372,7 +400,8 @@ class Query:
 
 
 class Forecaster(Plugin, ABC):
-    """Predicts the rest of learning curves."""
+    """Predicts the rest of learning curves. Trials of an earlier study (`warm_start`), mapped to
+    this one's scale, are shown to it like any other, with negative numbers."""
 
     kind: ClassVar[str] = "forecaster"
 

@@ -190,6 +190,9 @@ class StudyModel(_Model):
         True, description="The final phase; false for none. The default is shown in its keys."
     )
     utility: UtilityModel | None = None
+    warm_start: Named | list[Named] = Field(
+        [], description="Earlier studies to begin from: names, or paths of their folders."
+    )
     executor: ExecutorEntry = "local"
 
 
@@ -216,6 +219,7 @@ EXPECTED: dict[str, str] = {
     "final": "true, false, or a mapping with candidates, seeds and share",
     "final.share": "a number between 0 and 1",
     "utility": "a mapping with improvement (or percent) and epochs (or steps, seconds, minutes)",
+    "warm_start": "the name of a study, or a list of names",
     "search": "a mapping with policy, proposer and forecaster",
     "search.policy": "a policy's name, or a mapping with name",
     "search.proposer": "a proposer's name, or a mapping with name",

@@ -52,6 +52,7 @@ class StudyFile:
         executor: its name and options, without workers and device.
         final: as `autotune.asked.as_final` reads it.
         utility: as `autotune.asked.as_utility` reads it.
+        warm_start: names or paths of earlier studies.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class StudyFile:
     device: str
     final: bool | Mapping[str, float] = True
     utility: Mapping[str, float] | None = None
+    warm_start: tuple[str, ...] = ()
 
 
 def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None:
@@ -115,6 +117,9 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
         device=executor.get("device", "cpu"),
         final=model.final if isinstance(model.final, bool) else model.final.model_dump(),
         utility=None if model.utility is None else model.utility.model_dump(exclude_none=True),
+        warm_start=(
+            (model.warm_start,) if isinstance(model.warm_start, str) else tuple(model.warm_start)
+        ),
     )
 
 
