@@ -128,6 +128,11 @@ def text(comparison: Comparison, title: str, reference: str = "autotune") -> str
     means, ranks = comparison.means(), comparison.ranks() if comparison.values else {}
     order = sorted(means, key=lambda name: float(means[name].mean()))
     lines += [f"{name:30}" + "".join(f"{v:9.3f}" for v in means[name]) for name in order]
+    peers = [name for name in order if not name.startswith(reference)]
+    if reference in means and peers:
+        best = np.min([means[name] for name in peers], axis=0)
+        share = means[reference] / np.maximum(best, 1e-12)
+        lines.append(f"{f'{reference} / best peer':30}" + "".join(f"{v:9.2f}" for v in share))
     lines += ["", "mean rank", heading]
     lines += [f"{name:30}" + "".join(f"{v:9.2f}" for v in ranks[name]) for name in order]
     if reference in means and len(means) > 1:

@@ -70,6 +70,9 @@ def test_means_ranks_and_paired_intervals() -> None:
     assert mean == pytest.approx([-0.2, -0.1])
     assert low == pytest.approx(mean), "a difference that is always the same has no spread"
     assert high == pytest.approx(mean)
+    shares = next(line for line in text(result, "some").splitlines() if "best peer" in line)
+    expected = result.means()["autotune"] / result.means()["one"]
+    assert shares.split()[-2:] == [f"{value:.2f}" for value in expected]
 
 
 def test_an_interval_holds_no_difference_where_there_is_none() -> None:
