@@ -63,27 +63,31 @@ class SampleGradients:
         weights = {f"model.{name}": p.detach() for name, p in self.parameters}
         rest = {name: p.detach() for name, p in wrapped.named_parameters() if name not in weights}
         # copies, since a forward pass may count or average in its buffers
-        rest |= {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
+        buffers = {name: buffer.clone() for name, buffer in wrapped.named_buffers()}
         if not all(tensor.ndim for tensor in tensors_of((inputs, targets))):
             raise PluginError("the gradient of each sample needs inputs with an axis of samples")
 
-        def loss_of(weights: Mapping[str, Tensor], inputs: Any, targets: Any) -> Tensor:
+        def loss_of(
+            weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Any, targets: Any
+        ) -> Tensor:
             inputs, targets = map_tensors(lambda tensor: tensor.unsqueeze(0), (inputs, targets))
             with self.autocast():
-                outputs = functional_call(wrapped, {**weights, **rest}, (inputs,))
+                outputs = functional_call(wrapped, {**weights, **rest, **buffers}, (inputs,))
                 return apply_loss(self.loss, check_outputs(outputs, inputs), targets)
 
         try:
-            found = vmap(grad(loss_of), in_dims=(None, 0, 0), randomness="different")(
-                weights, inputs, targets
+            gradient_of_each = vmap(
+                grad(loss_of), in_dims=(None, None, 0, 0), randomness="different"
             )
+            found = gradient_of_each(weights, buffers, inputs, targets)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())
             raise PluginError(
-                f"the gradient of each sample cannot be taken of this model: {error} Expected a "
-                "model and a loss that torch.func.vmap can vectorise: no batch norm, no Python "
-                "branch on a tensor's value, no .item()"
+                "the gradient of each sample cannot be taken of this model; expected a model and "
+                "a loss that torch.func.vmap can vectorise: no batch norm, no Python branch on a "
+                f"tensor's value, no .item(). torch says: {why}"
             ) from error
         return {name.removeprefix("model."): gradient for name, gradient in found.items()}
 

@@ -257,9 +257,7 @@ class Stepper:
         Raises:
             PluginError: the schedule cannot take over.
         """
-        horizon_samples = self._progress.horizon_samples
         self._load_all_but_schedule(state)
-        self._progress = replace(self._progress, horizon_samples=horizon_samples)
         here = replace(self._progress, samples=self.samples, steps=self.steps)
         self._own_schedule().branch(here, self._control)
 
@@ -294,7 +292,9 @@ class Stepper:
         ]
         self.samples, self.steps = state["counts"]["samples"], state["counts"]["steps"]
         self._group = Group(**state["group"])
-        self._progress = Progress(**state["progress"])
+        # of whatever horizon the state is: from here on this run's own counts
+        horizon_samples = self._progress.horizon_samples
+        self._progress = replace(Progress(**state["progress"]), horizon_samples=horizon_samples)
         self._signals = Signals(**state["signals"])
         self._control = Control(**state["control"])
         self._batch_size, self._next_batch_size = state["batch_size"]

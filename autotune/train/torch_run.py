@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autotune.plugins import TTA, Adapter, AdapterContext, Optimizer, Schedule
 from autotune.space import Configuration
 from autotune.train.average import averaged
-from autotune.train.data import Pair, batches, is_iterable, part_of_stream
+from autotune.train.data import Pair, batches, is_iterable, order, part_of_stream
 from autotune.train.evaluation import SourceInputs, score, time_prediction
 from autotune.train.feed import Feed, can_resume
 from autotune.train.generators import Generators, derive_seed, isolated
@@ -58,7 +58,8 @@ class TorchRun(Run):
 
     def train(self) -> Mapping[str, float]:
         """Train one more unit; ``training_loss``, ``validation_loss``, ``validation_accuracy``
-        where targets are classes, and the task's metrics.
+        where targets are classes, and the task's metrics; with `TorchTask.training_metrics` all
+        of them on training samples too, as ``training_...``.
 
         Raises:
             NotFinite: the training or the validation loss is NaN or infinite.
@@ -68,6 +69,8 @@ class TorchRun(Run):
             loss = self._stepper.mean_loss()
             trained = {} if loss is None else {"training_loss": loss}
             metrics = {**trained, **self._validate()}
+            if self._task.training_metrics:
+                metrics |= self._look_back()
         self._step += 1
         if not math.isfinite(metrics["validation_loss"]):
             raise NotFinite(
@@ -268,17 +271,26 @@ class TorchRun(Run):
 
     def _validate(self) -> dict[str, float]:
         data = self._data
+        scores = self._judged(batches(data, data.validation, data.evaluation_batch_size))
+        judged = {f"validation_{name}": scores.pop(name, None) for name in ("loss", "accuracy")}
+        return {**{name: value for name, value in judged.items() if value is not None}, **scores}
+
+    def _look_back(self) -> dict[str, float]:
+        """The same on as many training samples, not augmented, the same ones at every unit."""
+        data = self._data
+        samples = order(0, 0, len(data.train))[: len(data.validation)].tolist()
+        pairs = batches(data, data.train, data.evaluation_batch_size, samples)
+        return {f"training_{name}": value for name, value in self._judged(pairs).items()}
+
+    def _judged(self, pairs: Iterable[Pair]) -> dict[str, float]:
+        """The scores of the model as it would be handed out, without any adaptation."""
 
         def predict(inputs: Any) -> Any:
             with torch.no_grad(), self._stepper.autocast():
                 return call(self._model, inputs)
 
         with self._deployed():
-            scores = self._score(
-                predict, batches(data, data.validation, data.evaluation_batch_size)
-            )
-        judged = {f"validation_{name}": scores.pop(name, None) for name in ("loss", "accuracy")}
-        return {**{name: value for name, value in judged.items() if value is not None}, **scores}
+            return self._score(predict, pairs)
 
     def _score(self, predict: Callable[[Any], Any], pairs: Iterable[Pair]) -> dict[str, float]:
         return score(predict, pairs, self._task.loss, self._task.metrics, self._device)

@@ -76,6 +76,10 @@ class TorchTask(Task):
         unit: what a run's step counts: passes over the training data, or batches.
         batches_per_unit: with unit ``step``, the batches in one unit, after which the
             validation split is measured.
+        training_metrics: after each unit, measure on as many training samples too what is
+            measured on the validation split (``training_accuracy`` and so on; this
+            ``training_loss`` is then measured after the unit, in eval mode, and not the mean
+            over it). What `holdout` compares with; costs as much as a validation.
         latency_batch_size: samples in the prediction that is timed; by default
             `Data.stream_batch_size`.
         get_plugin: ``get_plugin(kind, name)`` finds a plugin's class; by default among the
@@ -93,6 +97,7 @@ class TorchTask(Task):
         head: tuple[str, ...] | str = (),
         unit: Literal["epoch", "step"] = "epoch",
         batches_per_unit: int = 1,
+        training_metrics: bool = False,
         latency_batch_size: int | None = None,
         get_plugin: GetPlugin = installed_plugin,
     ) -> None:
@@ -123,6 +128,11 @@ class TorchTask(Task):
                 f"TorchTask(batches_per_unit=...) is {batches_per_unit} with unit={unit!r}; "
                 "expected at least 1, and unit='step' for more than 1"
             )
+        if training_metrics and isinstance(data, Data) and is_iterable(data.train):
+            raise TaskError(
+                "TorchTask(training_metrics=True) measures the same training samples at every "
+                "unit; Data.train is an iterable data set, which has no fixed ones"
+            )
         self.model = model
         self.data = data
         self.loss = loss
@@ -131,6 +141,7 @@ class TorchTask(Task):
         self.head = (head,) if isinstance(head, str) else tuple(head)
         self.unit = unit
         self.batches_per_unit = batches_per_unit
+        self.training_metrics = training_metrics
         self.latency_batch_size = latency_batch_size
         self.get_plugin = get_plugin
         self._data: tuple[str, Data] | None = None
