@@ -16,21 +16,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
-from common.tables import FOLDER, Table, load, suite_of
+from common.tables import FOLDER, Table, load, load_all, suite_of
 from peers import Method, methods
 from replayed.cells import Cell, Store, Task, searched
 from replayed.ledger import BUDGETS, Limit
 from replayed.plot import draw
 from replayed.summary import compared, text
 
-SUITES = ("taskset", "lcbench_surrogate", "arlbench", "deepobs")
 NAMED = (
     "taskset_patch128_LSTM128_bs64",
     "taskset_patch32_LSTM128_bs128",
@@ -41,7 +42,7 @@ NAMED = (
     "deepobs_fmnist_2c2d",
     "deepobs_svhn_wrn164",
 )
-"""Two tables of each suite, for the slow peers and for ``--quick``."""
+"""Two tables of each suite, for the slow peers and for ``--quick`` (`few_of` elsewhere)."""
 
 SLOW_SEEDS, SLOW_EPOCHS = 3, 300
 SMOKE = ("autotune", "autotune_random", "autotune_successive_halving", "optuna_tpe_hyperband")
@@ -74,9 +75,9 @@ def grids(
 ) -> list[Grid]:
     """The comparisons to make."""
     fast = tuple(method for method in chosen if not method.slow)
-    named = tuple(file for file in files if file in NAMED)
+    named = few_of(files)
     if smoke:
-        return [Grid("smoke run", named[2:3] + named[4:5], (0,), 50, fast)]
+        return [Grid("smoke run", named[::4], (0,), 50, fast)]
     few = tuple(range(min(seeds, SLOW_SEEDS)))
     if quick:
         timed = tuple(file for file in named if suite_of(file) == "lcbench_surrogate")
@@ -92,6 +93,15 @@ def grids(
         Grid("all tables", tuple(files), every, BUDGETS[-1], fast),
         Grid("all tables with times, seconds", timed, every, 300, fast, "seconds"),
     ]
+
+
+def few_of(files: Sequence[str]) -> tuple[str, ...]:
+    """Two tables of each suite: the named ones, or in a folder without them the first."""
+    found: list[str] = []
+    for suite in dict.fromkeys(suite_of(file) for file in files):
+        own = [file for file in files if suite_of(file) == suite]
+        found += sorted(own, key=lambda file: file not in NAMED)[:2]
+    return tuple(found)
 
 
 def unknown_tasks(wanted: Sequence[Grid], store: Store, versions: Mapping[str, str]) -> list[Task]:
@@ -120,14 +130,24 @@ def _work(task: Task, folder: Path) -> Cell:
     return searched(task, _table(folder / f"{task.file}.npz"), methods()[task.method])
 
 
-def ensure(tasks: Sequence[Task], folder: Path, parallel: int, store: Store) -> None:
-    """Search what is not known yet, so many at once; results are kept as they come."""
+def ensure(tasks: Sequence[Task], folder: Path, parallel: int, store: Store) -> int:
+    """Search what is not known yet, so many at once; results are kept as they come. Returns how
+    many searches failed, each of which is named."""
+    failed = 0
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # of the processes begun below
     with ProcessPoolExecutor(parallel, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_work, task, folder): task for task in tasks}
         for count, future in enumerate(as_completed(futures), start=1):
-            cell = future.result()
+            try:
+                cell = future.result()
+            except BrokenProcessPool:
+                raise
+            except Exception as error:
+                failed += 1
+                trace = "".join(traceback.format_exception(error))
+                print(f"failed: {futures[future]}\n{trace}", file=sys.stderr, flush=True)
+                continue
             store.add(cell)
             print(
                 f"[{count}/{len(tasks)}] {cell.method} {cell.file} seed {cell.seed}: "
@@ -136,6 +156,7 @@ def ensure(tasks: Sequence[Task], folder: Path, parallel: int, store: Store) -> 
                 file=sys.stderr,
                 flush=True,
             )
+    return failed
 
 
 def main() -> None:
@@ -145,8 +166,9 @@ def main() -> None:
     names = given.methods or (list(SMOKE) if given.smoke else list(every))
     if strange := [name for name in names if name not in every]:
         parser.error(f"there is no method {strange[0]!r}; there are {', '.join(every)}")
-    files = [path.stem for path in sorted(given.curves.glob("*.npz"))]
-    files = [file for file in files if suite_of(file) in SUITES]
+    if given.seeds < 1 or given.parallel < 1:
+        parser.error("--seeds and --parallel: expected at least 1")
+    files = [table.name for table in load_all(given.curves)]
     if not files:
         message = f"there are no recorded tables in {given.curves}"
         if given.smoke:
@@ -158,9 +180,11 @@ def main() -> None:
     wanted = grids(files, chosen, given.seeds, given.quick, given.smoke)
     versions = {method.name: method.version() for method in chosen}
     missing = unknown_tasks(wanted, store, versions)
-    ensure(missing, given.curves, given.parallel, store)
+    failed = ensure(missing, given.curves, given.parallel, store)
     store.tidy(versions)
     report(wanted, store, versions, given.plot)
+    if failed:
+        sys.exit(f"{failed} searches failed; the same command tries them again")
 
 
 def _installed(chosen: Sequence[Method]) -> list[Method]:
@@ -178,9 +202,8 @@ def report(
     wanted: Sequence[Grid], store: Store, versions: Mapping[str, str], plot: Path | None
 ) -> None:
     """Print every comparison, and draw the largest."""
-    drawn = max(
-        (grid for grid in wanted if grid.methods), key=lambda grid: len(grid.files) * grid.epochs
-    )
+    wanted = [grid for grid in wanted if grid.methods and grid.files]
+    drawn = max(wanted, key=lambda grid: len(grid.files) * grid.epochs)
     for grid in wanted:
         cells = []
         for task, method in grid.tasks():

@@ -104,14 +104,14 @@ class Store:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._cells: dict[tuple[tuple[str, str, int, str], int], Cell] = {}
+        self._cells: dict[tuple[str, str, int, str], dict[int, Cell]] = {}
         self._read()
 
     def find(self, task: Task, version: str) -> Cell | None:
         """The result of a task, or of a longer search, by this version of its method."""
         key = (task.file, task.method, task.seed, task.limit.clock)
-        for (kept, epochs), cell in self._cells.items():
-            if kept == key and epochs >= task.limit.epochs and cell.version == version:
+        for epochs, cell in self._cells.get(key, {}).items():
+            if epochs >= task.limit.epochs and cell.version == version:
                 return cell
         return None
 
@@ -128,9 +128,10 @@ class Store:
         if self.path is None:
             return
         self._read()  # another process may have added to it
-        newest = {cell.method: cell.version for cell in self._cells.values()} | dict(versions)
+        cells = [cell for kept in self._cells.values() for cell in kept.values()]
+        newest = {cell.method: cell.version for cell in cells} | dict(versions)
         lines: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for cell in self._cells.values():
+        for cell in cells:
             for line in cell.lines() if cell.version == newest[cell.method] else ():
                 lines[tuple(line[k] for k in ("file", "method", "seed", "budget"))] = line
         temporary = self.path.with_name(self.path.name + ".new")
@@ -149,9 +150,8 @@ class Store:
                 print(f"{where}: torn; that search is run again", file=sys.stderr)
 
     def _keep(self, cell: Cell) -> None:
-        place = (cell.key, cell.epochs)
-        self._cells.pop(place, None)  # the newest stands last
-        self._cells[place] = cell
+        kept = self._cells.pop(cell.key, {})
+        self._cells[cell.key] = {**kept, cell.epochs: cell}  # the newest stands last
 
     @staticmethod
     def _beside(path: Path) -> Path:

@@ -115,6 +115,11 @@ def test_regret_runs_from_the_best_of_the_table_to_the_median_first_epoch() -> N
     assert scale.regret(0.8) == pytest.approx(0.5)
 
 
+def test_where_most_are_perfect_at_once_only_perfection_has_no_regret() -> None:
+    scale = Scale.of(np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.5]]))
+    assert [scale.regret(value) for value in (0.0, 0.5)] == [0, 1]
+
+
 def test_regret_is_of_the_best_seen_so_far() -> None:
     ledger = Ledger(table(), Limit(8))
     trained(ledger, (0, 4), (2, 2))

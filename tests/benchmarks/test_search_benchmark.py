@@ -148,6 +148,11 @@ def test_slow_methods_are_searched_on_the_named_tables_only() -> None:
     assert len(keys) == len(set(keys)), "the longer search answers for the shorter one"
 
 
+def test_a_folder_without_the_named_tables_has_two_of_each_suite_all_the_same() -> None:
+    files = ["deepobs_a", "taskset_a", "taskset_b", "taskset_c", search.NAMED[0]]
+    assert search.few_of(files) == ("deepobs_a", search.NAMED[0], "taskset_a")
+
+
 @pytest.mark.parametrize("policy", [None, "random_search", "successive_halving"])
 def test_autotune_trains_rows_of_the_table_and_spends_all(policy: str | None) -> None:
     table, limit = made_up(), Limit(60)
