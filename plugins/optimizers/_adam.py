@@ -31,15 +31,11 @@ def divisors(squares: Tensors, correction: float, eps: float) -> Tensors:
 
 
 def adam_directions(lists: Lists) -> Tensors:
-    """``m_hat / (sqrt(v_hat) + eps)`` after both averages have taken the gradient in."""
+    """``m_hat / (sqrt(v_hat) + eps)``, as new tensors."""
     beta1, beta2 = lists.group["betas"]
-    update_moments(lists)
-    divided = torch._foreach_div(
-        lists.state["mean"],
-        divisors(lists.state["square"], 1 - beta2**lists.step, lists.group["eps"]),
-    )
-    torch._foreach_div_(divided, 1 - beta1**lists.step)
-    return divided
+    roots = divisors(lists.state["square"], 1 - beta2**lists.step, lists.group["eps"])
+    torch._foreach_mul_(roots, 1 - beta1**lists.step)
+    return torch._foreach_div(lists.state["mean"], roots)
 
 
 def decay(lists: Lists, factor: float = 1.0) -> None:

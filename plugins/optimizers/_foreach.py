@@ -20,8 +20,8 @@ from torch import Tensor
 Kernel = tuple[torch.device, torch.dtype]
 Tensors = list[Tensor] | tuple[Tensor, ...]
 """What the list-wise kernels take and return."""
-PIECE = 1 << 16
-"""Elements of a piece: with a rule's four or five tensors of float32 about a megabyte."""
+PIECE = 1 << 17
+"""Elements of a piece: with a rule's four or five tensors of float32 about two megabytes."""
 LOW_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
 
@@ -63,6 +63,7 @@ class Lists:
         step: number of the step being taken, from 1.
         scalars: numbers that the rule needs and all share, if `take_step` adds any.
         parameters: the parameters themselves, where they are whole.
+        owners: of pieces, the index of the whole tensor that each is of.
     """
 
     group: dict[str, Any]
@@ -72,6 +73,7 @@ class Lists:
     step: int
     scalars: Mapping[str, float] = field(default_factory=dict)
     parameters: Sequence[Tensor] = ()
+    owners: Sequence[int] = ()
 
 
 class ListOptimizer(torch.optim.Optimizer):
@@ -151,48 +153,68 @@ def in_full_precision(lists: Lists) -> Iterator[Lists]:
 
 
 def pieces(lists: Lists) -> Iterator[Lists]:
-    """The lists cut into parts that fit a CPU's cache; on other devices as they are."""
+    """The lists cut along the first dimension into parts that fit a CPU's cache; on other
+    devices as they are. Rules that need whole tensors go over the pieces once to measure, and
+    again to step: on a CPU a tensor of the model's size costs more to allocate than to compute
+    twice."""
     if lists.weights[0].device.type != "cpu":
-        yield from in_full_precision(lists)
+        whole = replace(lists, owners=range(len(lists.weights)))
+        yield from in_full_precision(whole)
         return
     names = list(lists.state)
     columns: list[Tensors] = [lists.weights, lists.grads, *(lists.state[name] for name in names)]
-    for rows in _rows(columns):
+    for owners, rows in _rows(columns):
         weights, grads, *state = ([row[i] for row in rows] for i in range(len(columns)))
-        pieces_of_state = dict(zip(names, state, strict=True))
-        part = replace(lists, weights=weights, grads=grads, state=pieces_of_state, parameters=())
+        of_pieces = dict(zip(names, state, strict=True))
+        part = replace(
+            lists, weights=weights, grads=grads, state=of_pieces, owners=owners, parameters=()
+        )
         yield from in_full_precision(part)
 
 
-def directions(lists: Lists, rule: Callable[[Lists], Tensors]) -> list[Tensor]:
-    """What an elementwise `rule` makes of each parameter, as whole tensors, for rules that then
-    look at a parameter as a whole. `lists` are in full precision; the rule may change state."""
-    results = [zeros_like(weight) for weight in lists.weights]
-    for part in pieces(replace(lists, state={**lists.state, "result": results})):
-        torch._foreach_copy_(part.state["result"], rule(part))
-    return results
-
-
-def _rows(columns: list[Tensors]) -> Iterator[list[tuple[Tensor, ...]]]:
-    """Tensors that belong together, side by side, in batches of about `PIECE` elements."""
+def _rows(columns: list[Tensors]) -> Iterator[tuple[list[int], list[tuple[Tensor, ...]]]]:
+    """Tensors that belong together, side by side, in batches of about `PIECE` elements, with
+    the index of the whole tensor that each is of."""
+    owners: list[int] = []
     batch: list[tuple[Tensor, ...]] = []
     size = 0
-    for tensors in zip(*columns, strict=True):
+    for owner, tensors in enumerate(zip(*columns, strict=True)):
         for row in _cut(tensors):
+            owners.append(owner)
             batch.append(row)
             size += row[0].numel()
             if size >= PIECE:
-                yield batch
-                batch, size = [], 0
+                yield owners, batch
+                owners, batch, size = [], [], 0
     if batch:
-        yield batch
+        yield owners, batch
 
 
 def _cut(tensors: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
-    """Pieces of at most `PIECE` elements, where all the tensors lie in memory in one order."""
+    """Slices of at most `PIECE` elements along the first dimension, or single ones."""
     first = tensors[0]
-    if first.numel() <= PIECE or not all(
-        tensor.shape == first.shape and tensor.is_contiguous() for tensor in tensors
-    ):
+    if first.numel() <= PIECE or first.ndim == 0:
         return [tensors]
-    return zip(*(tensor.view(-1).split(PIECE) for tensor in tensors), strict=True)
+    length = max(1, PIECE * len(first) // first.numel())
+    return zip(*(tensor.split(length) for tensor in tensors), strict=True)
+
+
+def totals(found: Iterable[tuple[int, Tensor]], count: int) -> Tensor:
+    """Sums by owner, a vector of `count`; of an owner without any zero."""
+    by_owner: dict[int, list[Tensor]] = defaultdict(list)
+    for owner, value in found:
+        by_owner[owner].append(value)
+    return torch.stack([torch.stack(by_owner[owner]).sum() for owner in range(count)])
+
+
+def dots(first: Tensors, second: Tensors) -> list[Tensor]:
+    """Inner product of each pair, over all dimensions."""
+    return [
+        torch.dot(one.reshape(-1), other.reshape(-1))
+        for one, other in zip(first, second, strict=True)
+    ]
+
+
+def of_owners(values: Tensor | Sequence[Tensor], lists: Lists) -> list[Tensor]:
+    """For each piece the value of the tensor that it is of."""
+    return [values[owner] for owner in lists.owners]

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._foreach import Tensors
 from ._groups import parameter_groups
 
 
@@ -23,15 +22,9 @@ def scaled_groups(
 
 
 def trusted(
-    weights: Tensors,
-    updates: Tensors,
-    trust: float = 1.0,
-    weight_decay: float = 0.0,
-) -> list[Tensor]:
-    """``trust * |w| / (|u| + weight_decay * |w|)`` of each pair, 1 where a norm is zero; scalars
-    on the device, which nothing waits for."""
-    sizes = torch.stack(torch._foreach_norm(weights))
-    lengths = torch.stack(torch._foreach_norm(updates))
+    sizes: Tensor, lengths: Tensor, trust: float = 1.0, weight_decay: float = 0.0
+) -> Tensor:
+    """``trust * |w| / (|u| + weight_decay * |w|)`` of the norms of weights and updates, 1 where
+    one is zero; on the device, which nothing waits for."""
     usable = (sizes > 0) & (lengths > 0)
-    local = torch.where(usable, trust * sizes / (lengths + weight_decay * sizes), 1.0)
-    return list(local.unbind())
+    return torch.where(usable, trust * sizes / (lengths + weight_decay * sizes), 1.0)

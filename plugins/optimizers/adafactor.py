@@ -68,51 +68,58 @@ class AdafactorOptimizer(ListOptimizer):
     def update(self, lists: Lists) -> None:
         """See the class."""
         group = lists.group
-        relative = min(group["lr"], lists.step**-0.5)
         fresh = lists.step ** group["decay_exponent"]
+        relative = min(group["lr"], lists.step**-0.5)
         sizes = torch._foreach_norm(lists.weights)
         decay(lists)
         for parameter, weight, grad, size in zip(
             lists.parameters, lists.weights, lists.grads, sizes, strict=True
         ):
-            state = self.state[parameter]
-            update = (
-                _by_factors(state, grad, fresh) if weight.ndim > 1 else _whole(state, grad, fresh)
-            )
+            rows, columns = _factors(self.state[parameter], grad, fresh)
+            parts = _parts(weight, grad, rows)
+            squares = [_update(slope, row, columns).square_().sum() for _, slope, row in parts]
             root = weight.numel() ** 0.5
-            scale = (size / root).clamp_min_(group["smallest_scale"]).mul_(-relative)
-            excess = (update.norm() / (root * group["clip_threshold"])).clamp_min_(1.0)
-            weight.addcmul_(update, scale / excess)
+            excess = torch.stack(squares).sum().sqrt() / (root * group["clip_threshold"])
+            scale = (size / root).clamp_min(group["smallest_scale"]) / excess.clamp_min(1.0)
+            scale *= -relative
+            for piece, slope, row in parts:
+                piece.addcmul_(_update(slope, row, columns), scale)
 
 
-def _whole(state: dict[str, Tensor], grad: Tensor, fresh: float) -> Tensor:
-    state["square"].lerp_(grad.square() + SMALLEST, fresh)
-    return grad * state["square"].rsqrt()
-
-
-def _by_factors(state: dict[str, Tensor], grad: Tensor, fresh: float) -> Tensor:
+def _factors(state: dict[str, Tensor], grad: Tensor, fresh: float) -> tuple[Tensor, Tensor]:
+    """Take the squared gradient into the average; two factors of its ``1 / sqrt(V)``, the first
+    of as many rows as the gradient."""
+    if grad.ndim < 2:
+        squares = state["square"].lerp_(grad.square() + SMALLEST, fresh)
+        return squares.rsqrt(), squares.new_ones(())
     of_rows, of_columns = _means_of_squares(grad)
-    rows, columns = state["rows"], state["columns"]
-    rows.lerp_(of_rows.add_(SMALLEST), fresh)
-    columns.lerp_(of_columns.add_(SMALLEST), fresh)
-    share = columns / rows.mean(dim=-2, keepdim=True)
-    return (grad * rows.rsqrt()).mul_(share.rsqrt_())
+    rows = state["rows"].lerp_(of_rows.add_(SMALLEST), fresh)
+    columns = state["columns"].lerp_(of_columns.add_(SMALLEST), fresh)
+    return rows.rsqrt(), (columns / rows.mean(dim=-2, keepdim=True)).rsqrt_()
+
+
+def _update(grad: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    return (grad * rows).mul_(columns)
+
+
+def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Matrices on a CPU in slices of rows that fit its cache; anything else as it is."""
+    first = tensors[0]
+    if first.device.type != "cpu" or first.ndim != 2:
+        return [tensors]
+    length = max(1, PIECE // max(1, first.shape[1]))
+    return list(zip(*(tensor.split(length) for tensor in tensors), strict=True))
 
 
 def _means_of_squares(grad: Tensor) -> tuple[Tensor, Tensor]:
     """Means of the squares over the last dimension and over the one before, both kept."""
-    if grad.device.type != "cpu" or grad.ndim > 2:
-        squares = grad.square()
-        return squares.mean(-1, keepdim=True), squares.mean(-2, keepdim=True)
-    rows = grad.new_empty(len(grad), 1)
-    columns = grad.new_zeros(1, grad.shape[1])
-    first = 0
-    for part in grad.split(max(1, PIECE // max(1, grad.shape[1]))):
-        squares = part.square()
-        rows[first : first + len(part)] = squares.mean(1, keepdim=True)
-        columns += squares.sum(0, keepdim=True)
-        first += len(part)
-    return rows, columns.div_(len(grad))
+    *leading, rows, columns = grad.shape
+    of_rows, of_columns = grad.new_empty(*leading, rows, 1), grad.new_zeros(*leading, 1, columns)
+    for piece, of_piece in _parts(grad, of_rows):
+        squares = piece.square()
+        of_piece.copy_(squares.mean(-1, keepdim=True))
+        of_columns += squares.sum(-2, keepdim=True)
+    return of_rows, of_columns.div_(rows)
 
 
 class Adafactor(Optimizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,10 +12,10 @@ from torch import nn
 from autotune.plugins import Optimizer
 from autotune.space import Categorical, Float, Prior, Space
 
-from ._adam import MOMENTS, divisors, update_moments
-from ._foreach import ListOptimizer, Lists, Tensors, directions
+from ._adam import MOMENTS, adam_directions, update_moments
+from ._foreach import ListOptimizer, Lists, Tensors
 from ._groups import parameter_groups
-from ._radial import project
+from ._radial import projected_step
 from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
 
 
@@ -22,7 +23,7 @@ class AdamPOptimizer(ListOptimizer):
     """The rule of the paper's algorithm 2.
 
     ``u = m_hat / (sqrt(v_hat) + eps)``, with Nesterov ``beta1 * m + (1 - beta1) * g`` for ``m``;
-    ``w -= lr * weight_decay * w``; ``w -= lr * projected(u)``; see `_radial.project`.
+    ``w -= lr * weight_decay * w``; ``w -= lr * projected(u)``; see `_radial.projected_step`.
 
     Args:
         parameters: parameters or groups of them.
@@ -56,20 +57,14 @@ class AdamPOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        updates = directions(lists, _directions)
-        project(lists, updates)
-        torch._foreach_add_(lists.weights, updates, alpha=-lists.group["lr"])
+        projected_step(lists, update_moments, _directions)
 
 
 def _directions(lists: Lists) -> Tensors:
-    beta1, beta2 = lists.group["betas"]
-    update_moments(lists)
-    means: Tensors = lists.state["mean"]
-    if lists.group["nesterov"]:
-        means = torch._foreach_lerp(means, lists.grads, 1 - beta1)
-    roots = divisors(lists.state["square"], 1 - beta2**lists.step, lists.group["eps"])
-    torch._foreach_mul_(roots, 1 - beta1**lists.step)
-    return torch._foreach_div(means, roots)
+    if not lists.group["nesterov"]:
+        return adam_directions(lists)
+    ahead = torch._foreach_lerp(lists.state["mean"], lists.grads, 1 - lists.group["betas"][0])
+    return adam_directions(replace(lists, state={**lists.state, "mean": list(ahead)}))
 
 
 class AdamP(Optimizer):

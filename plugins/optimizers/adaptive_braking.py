@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autotune.plugins import Optimizer
 from autotune.space import Categorical, Float, Prior, Space
 
-from ._foreach import ListOptimizer, Lists
+from ._foreach import ListOptimizer, Lists, Tensors, of_owners, pieces
 from ._groups import parameter_groups
 from ._spaces import learning_rate, momentum, weight_decay
 
@@ -53,28 +53,56 @@ class AdaptiveBrakingOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        group, weights, velocities = lists.group, lists.weights, lists.state["velocity"]
-        slopes = torch._foreach_add(lists.grads, weights, alpha=group["weight_decay"])
-        factors = [
-            1 - group["rho"] * _cosine(slope, velocity, group["by_filter"] and slope.ndim > 1)
-            for slope, velocity in zip(slopes, velocities, strict=True)
+        group = lists.group
+        found = [
+            (owner, _products(slope, velocity, group["by_filter"]))
+            for part in pieces(lists)
+            for owner, slope, velocity in zip(
+                part.owners, _slopes(part), part.state["velocity"], strict=True
+            )
         ]
-        torch._foreach_mul_(slopes, factors)
-        torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, slopes)
-        torch._foreach_add_(weights, velocities, alpha=-group["lr"])
+        if not group["by_filter"]:
+            found = _summed(found)
+        factors = [1 - group["rho"] * _cosine(products) for _, products in found]
+        taken = 0
+        for part in pieces(lists):
+            slopes, velocities = _slopes(part), part.state["velocity"]
+            if group["by_filter"]:
+                ours = factors[taken : taken + len(slopes)]
+                taken += len(slopes)
+            else:
+                ours = of_owners(factors, part)
+            for slope, factor in zip(slopes, ours, strict=True):
+                slope *= factor.view(-1, *[1] * (slope.ndim - 1)) if factor.ndim else factor
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, slopes)
+            torch._foreach_add_(part.weights, velocities, alpha=-group["lr"])
 
 
-def _cosine(first: Tensor, second: Tensor, by_row: bool) -> Tensor:
-    """Cosine of the angle between two tensors, or between their slices along the first
-    dimension, in a shape that multiplies them."""
-    if not by_row:
-        product = torch.dot(first.reshape(-1), second.reshape(-1))
-        return product / (first.norm() * second.norm()).clamp_min(SMALLEST)
-    rows, others = first.flatten(1), second.flatten(1)
-    product = (rows * others).sum(1)
-    cosine = product / (rows.norm(dim=1) * others.norm(dim=1)).clamp_min(SMALLEST)
-    return cosine.view(-1, *[1] * (first.ndim - 1))
+def _slopes(lists: Lists) -> Tensors:
+    return torch._foreach_add(lists.grads, lists.weights, alpha=lists.group["weight_decay"])
+
+
+def _products(first: Tensor, second: Tensor, by_filter: bool) -> Tensor:
+    """The three inner products that make a cosine, along a new first dimension: of the whole
+    tensors, or of their slices along the first dimension where they have more than one."""
+    pairs = ((first, second), (first, first), (second, second))
+    if by_filter and first.ndim > 1:
+        return torch.stack([(one * other).flatten(1).sum(1) for one, other in pairs])
+    return torch.stack([torch.dot(one.reshape(-1), other.reshape(-1)) for one, other in pairs])
+
+
+def _summed(found: list[tuple[int, Tensor]]) -> list[tuple[int, Tensor]]:
+    """The products of whole tensors from those of their pieces, in order."""
+    sums: dict[int, Tensor] = {}
+    for owner, products in found:
+        sums[owner] = sums[owner] + products if owner in sums else products
+    return sorted(sums.items(), key=lambda item: item[0])
+
+
+def _cosine(products: Tensor) -> Tensor:
+    crossed, first, second = products.unbind()
+    return crossed / (first.sqrt() * second.sqrt()).clamp_min(SMALLEST)
 
 
 class AdaptiveBraking(Optimizer):

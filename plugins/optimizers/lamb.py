@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autotune.plugins import Optimizer
 from autotune.space import Space
 
-from ._adam import MOMENTS, adam_directions
-from ._foreach import ListOptimizer, Lists, Tensors, directions
+from ._adam import MOMENTS, adam_directions, update_moments
+from ._foreach import ListOptimizer, Lists, Tensors, dots, of_owners, pieces, totals
 from ._layerwise import scaled_groups, trusted
 from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
 
@@ -49,14 +49,23 @@ class LAMBOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        group, weights = lists.group, lists.weights
-        updates = directions(lists, _decayed_directions)
-        if group["scaled"]:
-            torch._foreach_mul_(updates, trusted(weights, updates))
-        torch._foreach_add_(weights, updates, alpha=-group["lr"])
+        lengths: list[tuple[int, Tensor]] = []
+        for part in pieces(lists):
+            update_moments(part)
+            if part.group["scaled"]:
+                updates = _updates(part)
+                lengths += zip(part.owners, dots(updates, updates), strict=True)
+        if lengths:
+            sizes = torch.stack(torch._foreach_norm(lists.weights))
+            ratios = trusted(sizes, totals(lengths, len(sizes)).sqrt())
+        for part in pieces(lists):
+            updates = _updates(part)
+            if lengths:
+                torch._foreach_mul_(updates, of_owners(ratios, part))
+            torch._foreach_add_(part.weights, updates, alpha=-part.group["lr"])
 
 
-def _decayed_directions(lists: Lists) -> Tensors:
+def _updates(lists: Lists) -> Tensors:
     updates = adam_directions(lists)
     if lists.group["weight_decay"] != 0:
         torch._foreach_add_(updates, lists.weights, alpha=lists.group["weight_decay"])

@@ -11,7 +11,7 @@ from torch import nn
 from autotune.plugins import Optimizer
 from autotune.space import Float, Prior, Space
 
-from ._foreach import ListOptimizer, Lists
+from ._foreach import ListOptimizer, Lists, of_owners, pieces
 from ._layerwise import scaled_groups, trusted
 from ._spaces import learning_rate, momentum, weight_decay
 
@@ -53,15 +53,20 @@ class LARSOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        group, weights, velocities = lists.group, lists.weights, lists.state["velocity"]
-        updates = torch._foreach_add(lists.grads, weights, alpha=group["weight_decay"])
+        group = lists.group
         if group["scaled"]:
+            sizes = torch.stack(torch._foreach_norm(lists.weights))
+            slopes = torch.stack(torch._foreach_norm(lists.grads))
             trust = group["trust"] * self.factor(lists)
-            local = trusted(weights, lists.grads, trust, group["weight_decay"])
-            torch._foreach_mul_(updates, local)
-        torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, updates)
-        torch._foreach_add_(weights, velocities, alpha=-group["lr"])
+            local = trusted(sizes, slopes, trust, group["weight_decay"])
+        for part in pieces(lists):
+            velocities = part.state["velocity"]
+            updates = torch._foreach_add(part.grads, part.weights, alpha=group["weight_decay"])
+            if group["scaled"]:
+                torch._foreach_mul_(updates, of_owners(local, part))
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, updates)
+            torch._foreach_add_(part.weights, velocities, alpha=-group["lr"])
 
 
 class LARS(Optimizer):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from autotune.plugins import ModelInfo, Optimizer, PluginError
 from autotune.space import Categorical, Space
 
-from ._adam import MOMENTS, adam_directions, decay
-from ._foreach import ListOptimizer, Lists, directions
+from ._adam import MOMENTS, adam_directions, decay, update_moments
+from ._foreach import ListOptimizer, Lists, dots, of_owners, pieces, totals
 from ._groups import parameter_groups
 from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
 
@@ -27,7 +27,8 @@ class PerpGradOptimizer(ListOptimizer):
     """AdamW on projected gradients, each tensor by itself.
 
     ``g' = g - <w, g> / <w, w> * w`` (equation 11 of the paper); if asked for, ``g'`` is stretched
-    to the length of ``g``; then AdamW's step with ``g'``.
+    to the length of ``g``; then AdamW's step with ``g'``. A tensor of one number keeps its
+    gradient, all of which is along it (the authors' code stretches the rounding error).
 
     Args:
         parameters: parameters or groups of them.
@@ -56,24 +57,48 @@ class PerpGradOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        group, weights, grads = lists.group, lists.weights, lists.grads
-        projected = [
-            orthogonal(weight, grad, group["rescale"])
-            for weight, grad in zip(weights, grads, strict=True)
-        ]
-        updates = directions(replace(lists, grads=projected), adam_directions)
-        decay(lists)
-        torch._foreach_add_(weights, updates, alpha=-group["lr"])
+        shares = _shares(lists)
+        stretches = _stretches(lists, shares) if lists.group["rescale"] else None
+        for part in pieces(lists):
+            projected = _projected(part, shares)
+            if stretches is not None:
+                torch._foreach_mul_(projected, of_owners(stretches, part))
+            decay(part)
+            update_moments(replace(part, grads=projected))
+            torch._foreach_add_(part.weights, adam_directions(part), alpha=-part.group["lr"])
 
 
-def orthogonal(weight: Tensor, grad: Tensor, rescale: bool) -> Tensor:
-    """The part of `grad` orthogonal to `weight`, as long as `grad` if `rescale`."""
-    flat, slope = weight.reshape(-1), grad.reshape(-1)
-    share = torch.dot(flat, slope) / (torch.dot(flat, flat) + TINY)
-    projected = torch.addcmul(grad, weight, share, value=-1)
-    if rescale:
-        projected *= grad.norm() / (projected.norm() + TINY)
-    return projected
+def _shares(lists: Lists) -> Tensor:
+    """``<w, g> / <w, w>`` of each tensor; zero where there is but one number, of which nothing
+    would be left."""
+    products: list[tuple[int, Tensor]] = []
+    squares: list[tuple[int, Tensor]] = []
+    for part in pieces(lists):
+        products += zip(part.owners, dots(part.weights, part.grads), strict=True)
+        squares += zip(part.owners, dots(part.weights, part.weights), strict=True)
+    count = len(lists.weights)
+    shares = totals(products, count) / (totals(squares, count) + TINY)
+    several = torch.tensor([weight.numel() > 1 for weight in lists.weights])
+    return shares * several.to(shares.device)
+
+
+def _stretches(lists: Lists, shares: Tensor) -> Tensor:
+    """``|g| / |g'|`` of each tensor."""
+    squares: list[tuple[int, Tensor]] = []
+    for part in pieces(lists):
+        projected = _projected(part, shares)
+        squares += zip(part.owners, dots(projected, projected), strict=True)
+    lengths = totals(squares, len(lists.weights)).sqrt()
+    return torch.stack(torch._foreach_norm(lists.grads)) / (lengths + TINY)
+
+
+def _projected(lists: Lists, shares: Tensor) -> list[Tensor]:
+    return [
+        torch.addcmul(grad, weight, share, value=-1)
+        for grad, weight, share in zip(
+            lists.grads, lists.weights, of_owners(shares, lists), strict=True
+        )
+    ]
 
 
 def stablemax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from autotune.plugins import Optimizer
 from autotune.space import Space
 
 from ._adam import decay
-from ._foreach import ListOptimizer, Lists
+from ._foreach import ListOptimizer, Lists, of_owners, pieces
 from ._groups import parameter_groups
 from ._spaces import learning_rate, momentum, weight_decay
 
@@ -33,6 +33,7 @@ class SGDSaIOptimizer(ListOptimizer):
 
     title = "SGD-SaI"
     buffers = ("mean",)
+    apart = ("step", "scale")
     elementwise = False
 
     def __init__(
@@ -53,15 +54,18 @@ class SGDSaIOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        group, means, scales = lists.group, lists.state["mean"], lists.state["scale"]
+        group = lists.group
+        scales = [self.state[parameter]["scale"] for parameter in lists.parameters]
         if lists.step == 1:
-            torch._foreach_copy_(means, lists.grads)
+            torch._foreach_copy_(lists.state["mean"], lists.grads)
             torch._foreach_copy_(scales, [_scale(grad, group["eps"]) for grad in lists.grads])
-        else:
-            torch._foreach_lerp_(means, lists.grads, 1 - group["momentum"])
-        decay(lists)
-        updates = torch._foreach_mul(means, scales)
-        torch._foreach_add_(lists.weights, updates, alpha=-group["lr"])
+        for part in pieces(lists):
+            means = part.state["mean"]
+            if part.step > 1:
+                torch._foreach_lerp_(means, part.grads, 1 - group["momentum"])
+            decay(part)
+            updates = torch._foreach_mul(means, of_owners(scales, part))
+            torch._foreach_add_(part.weights, updates, alpha=-group["lr"])
 
 
 def _scale(grad: Tensor, eps: float) -> Tensor:

@@ -11,9 +11,9 @@ from torch import nn
 from autotune.plugins import Optimizer
 from autotune.space import Categorical, Float, Prior, Space
 
-from ._foreach import ListOptimizer, Lists
+from ._foreach import ListOptimizer, Lists, Tensors
 from ._groups import parameter_groups
-from ._radial import project
+from ._radial import projected_step
 from ._spaces import learning_rate, momentum, weight_decay
 
 
@@ -22,7 +22,7 @@ class SGDPOptimizer(ListOptimizer):
 
     ``v = momentum * v + g``; ``u = v``, with Nesterov ``g + momentum * v``;
     ``w -= lr * weight_decay / (1 - momentum) * w``; ``w -= lr * projected(u)``; see
-    `_radial.project`.
+    `_radial.projected_step`.
 
     Args:
         parameters: parameters or groups of them.
@@ -54,16 +54,22 @@ class SGDPOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        group, velocities = lists.group, lists.state["velocity"]
-        torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, lists.grads)
-        if group["nesterov"]:
-            updates = list(torch._foreach_mul(velocities, group["momentum"]))
-            torch._foreach_add_(updates, lists.grads)
-        else:
-            updates = [velocity.clone() for velocity in velocities]
-        project(lists, updates, decay_by=1 / (1 - group["momentum"]))
-        torch._foreach_add_(lists.weights, updates, alpha=-group["lr"])
+        decay_by = 1 / (1 - lists.group["momentum"])
+        projected_step(lists, _advance, _directions, decay_by)
+
+
+def _advance(lists: Lists) -> None:
+    torch._foreach_mul_(lists.state["velocity"], lists.group["momentum"])
+    torch._foreach_add_(lists.state["velocity"], lists.grads)
+
+
+def _directions(lists: Lists) -> Tensors:
+    velocities = lists.state["velocity"]
+    if not lists.group["nesterov"]:
+        return [velocity.clone() for velocity in velocities]
+    updates = torch._foreach_mul(velocities, lists.group["momentum"])
+    torch._foreach_add_(updates, lists.grads)
+    return updates
 
 
 class SGDP(Optimizer):
