@@ -16,8 +16,6 @@ from ._curvature import evaluate
 from ._foreach import gradients, parameters_with_gradients
 from ._groups import can_fuse, parameter_groups
 
-_TINY = 1e-12
-
 
 class SharpnessAware(torch.optim.Optimizer):
     """Mixed into a torch optimizer, whose step then takes the gradient at ``w + e``,
@@ -41,7 +39,8 @@ class SharpnessAware(torch.optim.Optimizer):
         norms = torch._foreach_norm(gradients(weights))
         norm = torch.stack([part.double().to(norms[0].device) for part in norms]).norm().item()
         for rho, parameters in lists:
-            torch._foreach_add_(parameters, gradients(parameters), alpha=rho / (norm + _TINY))
+            radius = rho / norm if norm > 0 else 0.0
+            torch._foreach_add_(parameters, gradients(parameters), alpha=radius)
         evaluate(closure, "SAM")
         torch._foreach_copy_(weights, kept)
         super().step()
