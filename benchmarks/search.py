@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -168,6 +169,8 @@ def main() -> None:
         parser.error(f"there is no method {strange[0]!r}; there are {', '.join(every)}")
     if given.seeds < 1 or given.parallel < 1:
         parser.error("--seeds and --parallel: expected at least 1")
+    if given.plot is not None and find_spec("matplotlib") is None:
+        parser.error("--plot: matplotlib is not installed (benchmarks/README.md)")
     files = [table.name for table in load_all(given.curves)]
     if not files:
         message = f"there are no recorded tables in {given.curves}"

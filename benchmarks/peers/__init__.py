@@ -37,7 +37,8 @@ class Method:
         name: in the table.
         module, arguments: `module` of this package runs it: ``run(table, ledger, seed,
             **arguments)``.
-        distributions: what must be installed.
+        distributions: what must be installed; with autotune among them, whatever changes in what
+            it decides changes the method.
         how: how the real thing is driven, for the reader.
         slow: only on the named tables, 3 seeds, to 300 epochs.
     """
@@ -66,7 +67,7 @@ class Method:
             code = ast.parse(path.read_text(encoding="utf-8"))
             digest.update(ast.dump(code).encode())  # comments and layout do not count
         digest.update(repr([(n, metadata.version(n)) for n in self.distributions]).encode())
-        if self.module == "own":
+        if "autotune-torch" in self.distributions:
             digest.update(own.version().encode())
         return digest.hexdigest()[:12]
 
@@ -127,11 +128,12 @@ def methods() -> dict[str, Method]:
             )
         )
     for optimizer, how in NEPS.items():
+        ours = ("autotune-torch",) if optimizer == "ifbo" else ()  # its forecaster
         found.append(
             Method(
                 f"neps_{optimizer}",
                 "neps_ask_tell",
-                ("neural-pipeline-search",),
+                ("neural-pipeline-search", *ours),
                 how,
                 {"optimizer": optimizer},
                 slow=True,
