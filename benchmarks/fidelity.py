@@ -52,6 +52,7 @@ class Row:
     source: str
     differences: str = ""
     reason: str = ""
+    skipped: str = ""
     problem: str = ""
 
     @property
@@ -94,15 +95,16 @@ def other_values(parameter: Any) -> list[Any]:
 
 
 def configurations(
-    space: Space, settings: Mapping[str, Any], smoke: bool
+    space: Space, reference: Reference | Schedule, smoke: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The default configuration, then each other value of each hyperparameter alone; what
-    `settings` says is set in all of them."""
+    """The default configuration, then each other value of each hyperparameter alone; what the
+    reference's settings say is set in all of them."""
     fixed: dict[str, Any] = {}
-    for path, value in settings.items():
+    for path, value in reference.settings.items():
         fixed = merged(fixed, nested(path, value))
     yield "default", merged(space.default(), fixed)
-    for slot in () if smoke else space.slots:
+    varied = [] if smoke else [slot for slot in space.slots if slot.path not in reference.skipped]
+    for slot in varied:
         for value in other_values(slot.parameter):
             partial: dict[str, Any] = {}
             for path, option in slot.conditions:
@@ -193,7 +195,7 @@ def compare_optimizer(plugin: type[Optimizer], reference: Reference, smoke: bool
     worst, where, runs = 0.0, "", 0
     for problem in (PROBLEMS[name]() for name in reference.problems):
         problem = replace(problem, steps=SMOKE_STEPS) if smoke else problem
-        for label, configuration in configurations(plugin.space(), reference.settings, smoke):
+        for label, configuration in configurations(plugin.space(), reference, smoke):
             ours = list(run_optimizer(plugin, configuration, problem, reference.drive))
             theirs = list(reference.trajectory(problem, configuration))
             difference = apart(ours, theirs, problem.weights())
@@ -227,20 +229,29 @@ def runs_of_schedules(smoke: bool) -> Iterator[tuple[str, list[Progress], list[S
                     batch_size=size,
                 )
             )
-            norm, variance = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-            first = step == 0
-            signals.append(
-                Signals(
-                    gradient_norm=None if first else 0.1 + norm,
-                    per_sample_gradient_variance=None if first else 40.0 * variance,
-                )
-            )
+            signals.append(_signals(generator) if step else Signals())
             samples += size
         yield label, progresses, signals
 
 
+def _signals(generator: torch.Generator) -> Signals:
+    """Measurements of one step, all of them."""
+    draws = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+    return Signals(
+        gradient_norm=0.3 + draws[0],
+        measured_samples=8,
+        per_sample_gradient_variance=8.0 * draws[1],
+        inner_product_variance=4.0 * draws[2],
+        orthogonal_variance=60.0 * draws[3],
+        coordinate_variance_ratio=9.0 * draws[4],
+    )
+
+
 def difference_of_controls(ours: Control, theirs: Control) -> float:
-    if ours.batch_size != theirs.batch_size or set(ours.group_factors) != set(theirs.group_factors):
+    """Of the factors; infinite where anything else that is commanded differs."""
+    if replace(ours, factor=1.0, group_factors={}) != replace(theirs, factor=1.0, group_factors={}):
+        return float("inf")
+    if set(ours.group_factors) != set(theirs.group_factors):
         return float("inf")
     pairs = [(ours.factor, theirs.factor)]
     pairs += [(ours.group_factors[key], theirs.group_factors[key]) for key in theirs.group_factors]
@@ -250,7 +261,7 @@ def difference_of_controls(ours: Control, theirs: Control) -> float:
 def compare_schedule(plugin: type[SchedulePlugin], reference: Schedule, smoke: bool) -> Row:
     worst, where, runs = 0.0, "", 0
     for run, progresses, signals in runs_of_schedules(smoke):
-        for label, configuration in configurations(plugin.space(), reference.settings, smoke):
+        for label, configuration in configurations(plugin.space(), reference, smoke):
             schedule = plugin(configuration)
             theirs = reference.controls(configuration, progresses, signals)
             ours = [schedule.control(p, s) for p, s in zip(progresses, signals, strict=True)]
@@ -284,6 +295,7 @@ def _row(plugin: type[Plugin], reference: Any, worst: float, where: str, runs: i
         source=reference.source,
         differences=reference.differences,
         reason=reference.reason,
+        skipped="; ".join(f"{path} ({why})" for path, why in reference.skipped.items()),
     )
 
 
@@ -329,6 +341,7 @@ def show(row: Row) -> None:
     notes = [
         ("paper and code", row.differences),
         ("tolerance", row.reason),
+        ("not varied", row.skipped),
         ("worst at", "" if row.passes else row.where),
         ("problem", row.problem),
     ]

@@ -8,7 +8,7 @@ the learning rate: a method that keeps a rate of its own, or folds it into its s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -115,6 +115,16 @@ def fixed_gradients() -> Problem:
     return Problem("fixed gradients", _start(1), objective)
 
 
+def full_rank_gradients() -> Problem:
+    """Fixed gradients of those parameters whose sides all have invertible statistics: the
+    eigenvectors of a singular one are anybody's choice."""
+    whole = fixed_gradients()
+    kept = ("square.weight", "convolution.weight", "wide.bias", "norm.weight")
+    return replace(
+        whole, name="full-rank gradients", start={name: whole.start[name] for name in kept}
+    )
+
+
 def scale_invariant() -> Problem:
     """Gradients orthogonal to each row of the weights, as behind a normalisation."""
 
@@ -187,6 +197,7 @@ def convex_quadratic() -> Problem:
 
 PROBLEMS: Mapping[str, Callable[[], Problem]] = {
     "fixed gradients": fixed_gradients,
+    "full-rank gradients": full_rank_gradients,
     "scale-invariant": scale_invariant,
     "logistic": logistic,
     "separable": separable,

@@ -33,6 +33,7 @@ class Reference:
         tolerance, reason: the largest relative difference allowed, and why where it is not
             `SAME_FORMULA`.
         drive: what a user's loop tells the plugin's optimizer before a step.
+        skipped: hyperparameters that keep one value, and why their others cannot be compared.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Reference:
     tolerance: float = SAME_FORMULA
     reason: str = ""
     drive: Callable[[torch.optim.Optimizer, int], None] | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Schedule:
     """A schedule's reference.
 
     Args:
-        source, differences, settings, tolerance, reason: as of `Reference`.
+        source, differences, settings, tolerance, reason, skipped: as of `Reference`.
         controls: what the schedule commands at each of a run's progresses, given its signals.
     """
 
@@ -60,6 +62,7 @@ class Schedule:
     settings: Mapping[str, Any] = field(default_factory=dict)
     tolerance: float = SAME_FORMULA
     reason: str = ""
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def decayed(weight: Tensor) -> bool:

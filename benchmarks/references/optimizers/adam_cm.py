@@ -19,7 +19,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
         rate = h["learning_rate"] * problem.factor(t)
         gradients = problem.gradients(t, weights)
         norm = float(torch.cat([g.reshape(-1) for g in gradients.values()]).norm())
-        critical: dict[str, Tensor | float] = {name: 0.0 for name in weights}
+        critical: dict[str, Tensor | float] = dict.fromkeys(weights, 0.0)
         if buffer:
             critical = {n: sum(kept[n] for _, kept in buffer) / len(buffer) for n in weights}
         for name, g in gradients.items():

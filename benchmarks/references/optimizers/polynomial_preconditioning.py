@@ -1,11 +1,37 @@
 """Krylov preconditioning, from section 5 of its paper."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
+from torch import Tensor
 
 from references.problems import Problem, Weights
 from references.record import Hyperparameters, Reference
+
+
+def flat(parts: Weights) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in parts.values()])
+
+
+def shaped(vector: Tensor, like: Mapping[str, Tensor]) -> Weights:
+    parts = vector.split([tensor.numel() for tensor in like.values()])
+    return {name: part.reshape(like[name].shape) for name, part in zip(like, parts, strict=True)}
+
+
+def direction(
+    curvature: Callable[[Tensor], Tensor], g: Tensor, degree: int, damping: float
+) -> Tensor:
+    """The vector in the Krylov space that minimises the model, by an orthonormal basis."""
+    basis = [g / g.norm()]
+    for _ in range(degree):
+        vector = curvature(basis[-1])
+        for _ in range(2):  # twice, for the digits
+            for other in basis:
+                vector = vector - (vector @ other) * other
+        basis.append(vector / vector.norm())
+    q = torch.stack(basis, dim=1)
+    bent = torch.stack([curvature(column) for column in basis], dim=1) + damping * q
+    return q @ torch.linalg.solve(q.T @ bent, q.T @ g)
 
 
 def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
@@ -13,35 +39,14 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
     B + damping I, B the Hessian (arXiv 2301.13194, section 5)."""
     weights = problem.weights()
     for t in range(1, problem.steps + 1):
-        gradients = problem.gradients(t, weights)
-        sizes = [g.numel() for g in gradients.values()]
 
-        def flat(parts: Weights) -> torch.Tensor:
-            return torch.cat([part.reshape(-1) for part in parts.values()])
+        def curvature(vector: Tensor, t: int = t, at: Weights = weights) -> Tensor:
+            return flat(problem.hessian_product(t, at, shaped(vector, at)))
 
-        def shaped(vector: torch.Tensor) -> Weights:
-            parts = zip(gradients.items(), vector.split(sizes), strict=True)
-            return {name: part.reshape(g.shape) for (name, g), part in parts}
-
-        def curvature(vector: torch.Tensor) -> torch.Tensor:
-            return flat(problem.hessian_product(t, weights, shaped(vector)))
-
-        g = flat(gradients)
-        basis = [g / g.norm()]
-        for _ in range(h["degree"]):
-            vector = curvature(basis[-1])
-            for _ in range(2):  # twice, for the digits
-                for other in basis:
-                    vector = vector - (vector @ other) * other
-            basis.append(vector / vector.norm())
-        q = torch.stack(basis, dim=1)
-        bent = torch.stack([curvature(column) for column in basis], dim=1) + h["damping"] * q
-        direction = q @ torch.linalg.solve(q.T @ bent, q.T @ g)
+        g = flat(problem.gradients(t, weights))
+        steps = shaped(direction(curvature, g, h["degree"], h["damping"]), weights)
         rate = h["learning_rate"] * problem.factor(t)
-        weights = {
-            n: w - rate * d
-            for (n, w), d in zip(weights.items(), shaped(direction).values(), strict=True)
-        }
+        weights = {name: w - rate * steps[name] for name, w in weights.items()}
         yield dict(weights)
 
 
@@ -49,4 +54,7 @@ REFERENCE = Reference(
     source="Doikov & Rodomanov 2023 (arXiv 2301.13194), section 5 (Krylov subspaces)",
     trajectory=trajectory,
     problems=("quadratic", "separable"),
+    tolerance=1e-8,
+    reason="the Krylov vectors lean towards each other, and each side makes them orthogonal in "
+    "its own way",
 )
