@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from autotune import record
-from autotune.asked import as_budget, as_final, as_objectives, as_utility
+from autotune.asked import as_budget, as_final, as_holdout, as_objectives, as_utility
 from autotune.begin import FOLDER, Plan, as_named, begin, check_count, reopen
 from autotune.header import Header, StudyError, unstarted
 from autotune.plugins import PluginError
 from autotune.plugins.discovery import get
 from autotune.plugins.execution import ExecutionContext, Executor
-from autotune.plugins.search import Budget, Final, Objective, Utility
+from autotune.plugins.search import Budget, Final, Forecaster, Holdout, Objective, Utility
 from autotune.record import Record
 from autotune.result import Result, StudyView
 from autotune.space import Configuration, Space
@@ -44,6 +44,7 @@ def tune(
     final: bool | Final | Mapping[str, float] = True,
     utility: Utility | Mapping[str, float] | None = None,
     warm_start: Earlier | Sequence[Earlier] = (),
+    holdout: Holdout | Mapping[str, float] | None = None,
     progress: bool = True,
     listeners: Sequence[Listener] = (),
 ) -> Result:
@@ -80,6 +81,10 @@ def tune(
         warm_start: earlier studies over a space that overlaps: names in `folder`, paths,
             `StudyView`s or `Result`s. Their best configurations are tried first, and where they
             prove to be related, their curves help to forecast this study's.
+        holdout: guard the validation split against thousands of looks: its values are told
+            through Thresholdout, as ``{"threshold": 0.04, "noise": 0.01, "budget": 1000}``, any
+            subset (`autotune.plugins.search.Holdout`). The task must report each curve objective
+            on training samples too: ``TorchTask(training_metrics=True)``.
         progress: show progress on standard error.
         listeners: called as ``listener(trials, event)`` with every event once it is recorded.
 
@@ -102,6 +107,7 @@ def tune(
         utility=worth,
         priced=priced,
         warm_start=as_earlier(warm_start, folder),
+        holdout=as_holdout(holdout),
         first=tuple(first),
         search=dict(search or {}),
         executor=executor,
@@ -271,6 +277,10 @@ def announce(log: Record, header: Header) -> None:
         lines.append(f"from study {earlier.name!r}: {earlier.notes[0]}")
         lines += [f"  {note}" for note in earlier.notes[1:]]
     lines += [f"left out: {kind} {name}: {reason}" for kind, name, reason in header.left_out]
+    named = dict(header.search["forecaster"])
+    forecaster = get("forecaster", named.pop("name"))(named)
+    assert isinstance(forecaster, Forecaster)
+    lines += [f"note: {remark}" for remark in forecaster.remarks(header.context())]
     print("\n".join(lines), file=sys.stderr)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from autotune.begin import known_objective
 from autotune.header import StudyError
-from autotune.plugins.search import Budget, Final, Objective, Utility
+from autotune.plugins.search import Budget, Final, Holdout, Objective, Utility
 
 LARGEST = 2**53
 """No limit is larger: what counts to it is exact."""
@@ -112,6 +112,22 @@ def as_utility(given: Utility | Mapping[str, float] | None) -> tuple[Utility | N
         return Utility(**values, units=float(given[price])), price.removesuffix("s")
     seconds = given[price] * (60.0 if price == "minutes" else 1.0)
     return Utility(**values, seconds=seconds), None
+
+
+def as_holdout(given: Holdout | Mapping[str, Any] | None) -> Holdout | None:
+    """The reusable hold-out; None for none. Raises `StudyError`."""
+    if given is None:
+        return None
+    values = asdict(given) if isinstance(given, Holdout) else given
+    known = asdict(Holdout())
+    if not isinstance(values, Mapping) or any(key not in known for key in values):
+        raise StudyError(f"holdout: is {given!r}; expected a mapping of any of {', '.join(known)}")
+    for key, value in values.items():
+        if key == "budget" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise StudyError(f"holdout: budget is {value!r}; expected a whole number above 0")
+        if not (_is_number(value) and 0 < value < math.inf):
+            raise StudyError(f"holdout: {key} is {value!r}; expected a number above 0")
+    return Holdout(**values)
 
 
 def _is_number(value: Any) -> bool:

@@ -25,7 +25,7 @@ from autotune.execute.task_address import as_task, load_task
 from autotune.header import SEARCH_DEFAULTS, Header, StudyError, differences, unstarted
 from autotune.plugins import ModelInfo, PluginError
 from autotune.plugins.discovery import Catalogue
-from autotune.plugins.search import Budget, Final, Objective, Utility, known_objectives
+from autotune.plugins.search import Budget, Final, Holdout, Objective, Utility, known_objectives
 from autotune.record import Record
 from autotune.result import Result, StudyView
 from autotune.space import Choice, Configuration, Plugins, Space, SpaceError
@@ -60,6 +60,7 @@ class Plan:
         utility: what an improvement is worth; None to search on whatever it costs.
         priced: what the user calls the units that it is worth; None if it is none.
         warm_start: earlier studies to begin from.
+        holdout: of the reusable hold-out; None for none.
     """
 
     task: Any
@@ -80,6 +81,7 @@ class Plan:
     utility: Utility | None = None
     priced: Literal["epoch", "step"] | None = None
     warm_start: tuple[StudyView | Result, ...] = ()
+    holdout: Holdout | None = None
 
 
 def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, Header, Task]:
@@ -220,6 +222,7 @@ def _header(plan: Plan, task: Task) -> Header:
         source=plan.source,
         final=plan.final,
         utility=plan.utility,
+        holdout=plan.holdout,
     )
     earlier, warm = earlier_studies(plan.warm_start, header)
     header = replace(header, earlier=earlier, warm=warm)

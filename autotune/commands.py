@@ -182,7 +182,7 @@ def plan_of(path: Path, folder: Path = Path(FOLDER)) -> Any:
     """The plan that a study file describes; `folder` holds the studies that it begins from."""
     from autotune import study_file
     from autotune.api import as_earlier
-    from autotune.asked import as_final, as_utility
+    from autotune.asked import as_final, as_holdout, as_utility
     from autotune.begin import Plan
 
     described = study_file.load(path)
@@ -206,6 +206,7 @@ def plan_of(path: Path, folder: Path = Path(FOLDER)) -> Any:
         utility=utility,
         priced=priced,
         warm_start=as_earlier(described.warm_start, folder),
+        holdout=as_holdout(described.holdout),
     )
 
 

@@ -15,6 +15,7 @@ from autotune.plugins.search import (
     Earlier,
     EarlierTrial,
     Final,
+    Holdout,
     Objective,
     SearchContext,
     Utility,
@@ -53,6 +54,7 @@ class Header:
         final: of the final phase; None without one.
         utility: what an improvement is worth; None if the search does not stop by it.
         earlier: what earlier studies bring, fitted to this one's space.
+        holdout: of the reusable hold-out; None without one.
         warm: training configurations from there, tried after the default and the user's own.
     """
 
@@ -81,6 +83,7 @@ class Header:
     utility: Utility | None = None
     earlier: tuple[Earlier, ...] = ()
     warm: tuple[Configuration, ...] = ()
+    holdout: Holdout | None = None
 
     def context(self) -> SearchContext:
         """What the deciding parts are told."""
@@ -100,6 +103,7 @@ class Header:
             earlier=self.earlier,
             final=self.final,
             utility=self.utility,
+            holdout=self.holdout,
         )
 
     def to_plain(self) -> dict[str, Any]:
@@ -113,6 +117,7 @@ class Header:
             "budget": asdict(self.budget),
             "final": None if self.final is None else asdict(self.final),
             "utility": None if self.utility is None else asdict(self.utility),
+            "holdout": None if self.holdout is None else asdict(self.holdout),
             "earlier": [asdict(earlier) for earlier in self.earlier],
         }
 
@@ -142,6 +147,7 @@ class Header:
             "horizon": self.horizon,
             "seed": self.seed,
             **({"first": list(self.first)} if self.first else {}),
+            **({} if self.holdout is None else {"holdout": asdict(self.holdout)}),
             **({"warm_start": [one.name for one in self.earlier]} if self.earlier else {}),
             "search": {part: dict(chosen) for part, chosen in self.search.items()},
             "executor": {**self.executor, "workers": self.workers, "device": self.device},
@@ -183,6 +189,7 @@ class Header:
                 "budget": Budget(**plain["budget"]),
                 "final": Final(**plain["final"]) if plain.get("final") else None,
                 "utility": Utility(**plain["utility"]) if plain.get("utility") else None,
+                "holdout": Holdout(**plain["holdout"]) if plain.get("holdout") else None,
                 "earlier": tuple(_earlier(values) for values in plain.get("earlier", ())),
                 "warm": tuple(plain.get("warm", ())),
                 "first": tuple(plain["first"]),

@@ -7,20 +7,18 @@ a driver that is killed at any moment is replaced by one that folds the record a
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from types import FrameType
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from autotune.decide.final import best_run
+from autotune.decide.holdout import Guard
 from autotune.execute.store import CheckpointStore
 from autotune.header import Header, StudyError
 from autotune.plugins.execution import (
@@ -56,7 +54,8 @@ from autotune.plugins.search import (
 from autotune.plugins.trials import Trials
 from autotune.record import Record, RecordError
 from autotune.result import Checkpoints, StudyView, best_of, points_of
-from autotune.task_faults import NothingWorks, check_reported, nothing_works
+from autotune.surroundings import stop_if_full, told_of_signals
+from autotune.task_faults import NothingWorks, check_guardable, check_reported, nothing_works
 
 Listener = Callable[[Trials, Event], None]
 """Told of every event after it is recorded and folded."""
@@ -69,7 +68,6 @@ FIRST_FAILURES = 5
 
 _POLL_SECONDS = 0.25
 _UPKEEP_SECONDS = 15.0
-_PROBE_BYTES = 1 << 20
 
 
 class Interrupted(KeyboardInterrupt):
@@ -120,6 +118,7 @@ class Driver:
         self.listeners = listeners
         self.trials: Trials = search.trials
         self.checkpoints = Checkpoints(self.trials)
+        self.guard = Guard(search.context) if search.context.holdout is not None else None
         self.store = CheckpointStore(record.folder / "checkpoints")
         self.running: dict[int, _Running] = {}
         self.held: _Running | None = None
@@ -153,7 +152,7 @@ class Driver:
         self._clear_away()
         # Decisions are many small matrix operations: threads that wait for a core which a worker
         # is using make them ten times slower.
-        with self._signals(), threadpool_limits(1, user_api="blas"):
+        with told_of_signals(self._told), threadpool_limits(1, user_api="blas"):
             try:
                 self.executor.open(self.execution)
                 self._opened = True
@@ -172,24 +171,10 @@ class Driver:
             return self._offset + time.monotonic() - self._began
         return self._offset + ((self.executor.now() or 0.0) if self._opened else 0.0)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        # Only the main thread may set handlers; elsewhere whoever runs us sees to signals.
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None:
-                raise KeyboardInterrupt  # asked twice: leave at once, as a kill would
-            self.signal = number
-
-        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _told(self, number: int) -> bool:
+        first = self.signal is None
+        self.signal = self.signal or number
+        return first
 
     # --- the search -------------------------------------------------------------------------
 
@@ -320,7 +305,9 @@ class Driver:
         if isinstance(report, Unit):
             if not self.trials.units:
                 check_reported(self.trials.objectives, "curve", report.metrics)
-            self._emit(Observed(job.trial, report.step, report.metrics, report.seconds, at))
+                check_guardable(self.guard, report.metrics)
+            raw = Observed(job.trial, report.step, report.metrics, report.seconds, at)
+            self._emit(raw if self.guard is None else self.guard.guarded(raw))
             return
         del self.running[report.identifier]
         evaluation = job.evaluation if isinstance(job, EvaluateJob) else None
@@ -356,7 +343,7 @@ class Driver:
                 )
             case Broken():
                 if report.cause == "disk":
-                    self._stop_if_full(report.message)
+                    stop_if_full(self.record.folder, report.message)
                 self._emit(
                     Failed(
                         job.trial,
@@ -377,24 +364,6 @@ class Driver:
                 else:
                     self._emit(Lost(job.trial, report.message, evaluation, at))
 
-    def _stop_if_full(self, message: str) -> None:
-        """End the driver if nothing more can be written: no configuration is to blame, and
-        whatever else is tried would fail too. What is in flight is trained again on resuming."""
-        probe = self.record.folder / ".probe"
-        try:
-            with open(probe, "wb") as handle:
-                handle.write(bytes(_PROBE_BYTES))
-                handle.flush()
-                os.fsync(handle.fileno())
-        except OSError as error:
-            raise StudyError(
-                f"the disk is full: {message}; once there is room, go on with the study in "
-                f"{self.record.folder}: what was in flight is trained again"
-            ) from error
-        finally:
-            with suppress(OSError):
-                probe.unlink(missing_ok=True)
-
     def _emit(self, event: Event) -> None:
         """Record an event, then fold it and tell the listeners."""
         recorded = self.record.append(event)
@@ -404,6 +373,8 @@ class Driver:
 
     def _fold(self, event: Event) -> None:
         self._waiting = False
+        if self.guard is not None:
+            self.guard.observe(event)
         self.search.observe(event)
         self.checkpoints.observe(event)
         match event:

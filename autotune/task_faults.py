@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from autotune.decide.holdout import Guard
 from autotune.header import StudyError
 from autotune.plugins.search import Failed, Objective
 
@@ -37,3 +38,13 @@ def check_reported(
                 f"objectives: {objective.name!r} is of kind {kind}, but what the task reports "
                 f"{when} is: {known}; name one of these, or have the task report it"
             )
+
+
+def check_guardable(guard: Guard | None, metrics: Mapping[str, float]) -> None:
+    """Raises `StudyError` if the reusable hold-out has nothing to compare an objective with."""
+    missing = [] if guard is None else guard.missing(metrics)
+    if missing:
+        raise StudyError(
+            f"holdout: compares the validation split with training samples, but the task does "
+            f"not report {', '.join(missing)}; with a TorchTask, say training_metrics=True"
+        )

@@ -67,6 +67,8 @@ class Search:
         - what the final phase costs (`FinalPhase.kept`) is kept back of units and seconds. When
           the search is over, the finalists are named (`Finalists`), finished and repeated; the
           policy is asked no more;
+        - with a reusable hold-out, the search is over when its budget is spent, and there is no
+          final phase, of which nothing would be told;
         - with a utility, the search is over when no further training is expected to be worth
           its cost (`autotune.decide.utility`).
 
@@ -88,6 +90,7 @@ class Search:
         self._aims: dict[int, int] = {}
         self._unfinished: dict[int, int] = {}
         self._observations = 0
+        self._paid = 0
         self._fruitless: list[str] = []
         self._closing = Closing(context)
         self._final = FinalPhase(context)
@@ -121,6 +124,7 @@ class Search:
                 self._unfinished.clear()  # whatever else was cut short is not gone on with
             case Observed():
                 self._observations += 1
+                self._paid += event.paid
                 self._fruitless.clear()
             case Frozen(trial=number, step=step):
                 if step < self._aims.get(number, 0):
@@ -154,7 +158,7 @@ class Search:
             return decision
         if self.trials.in_flight:
             return Wait()
-        if finalists is None:
+        if finalists is None and not self._blind():
             named = self._final.finalists(self.trials, self._forecast, decision.reason)
             if named is not None:
                 return named
@@ -166,6 +170,8 @@ class Search:
         resumed = self._resumed(left, deadline)
         if resumed is not None:
             return resumed
+        if self._blind():
+            return Stop(reason)
         if deadline is not None:
             left = min(left, self._affordable(None, deadline))
         return self._final.decide(self.trials, left) or Stop(reason)
@@ -177,11 +183,21 @@ class Search:
                 f"the last {len(self._fruitless)} segments failed within their first unit, "
                 f"most recently: {self._fruitless[-1]}"
             )
+        if self._blind():
+            return (
+                f"the hold-out has given the {self._paid} answers that it may; more would fit "
+                f"the search to it"
+            )
         if self._units_left() <= 0:
             kept = self._kept()
             rest = f", {kept} of them kept for the final phase" if kept else ""
             return f"all {self.context.budget.units} units of training are spent{rest}"
         return self._late()
+
+    def _blind(self) -> bool:
+        """Whether the reusable hold-out says nothing any more."""
+        holdout = self.context.holdout
+        return holdout is not None and self._paid >= holdout.budget
 
     def _unworthy(self, key: Key) -> str | None:
         """Why no further training is worth its cost to the user; None if some is."""

@@ -120,6 +120,25 @@ class Utility:
 
 
 @dataclass(frozen=True)
+class Holdout:
+    """The reusable hold-out (`autotune.decide.holdout`): validation values are told through
+    Thresholdout. The defaults of threshold and noise are those of the paper's experiments, for
+    metrics between 0 and 1.
+
+    Args:
+        threshold: differences between a metric's value on training and on validation samples up
+            to this are not told.
+        noise: scale of the Laplace noise, in the metric's unit.
+        budget: answers that may come from the validation split; the search ends when they are
+            spent.
+    """
+
+    threshold: float = 0.04
+    noise: float = 0.01
+    budget: int = 1000
+
+
+@dataclass(frozen=True)
 class EarlierTrial:
     """A trial of an earlier study, its configuration in the new study's space.
 
@@ -163,6 +182,7 @@ class SearchContext:
     final: Final | None = None
     utility: Utility | None = None
     earlier: tuple[Earlier, ...] = ()
+    holdout: Holdout | None = None
 
     @property
     def objective(self) -> Objective:
@@ -255,13 +275,17 @@ class Decided:
 
 @dataclass(frozen=True)
 class Observed:
-    """A trial completed unit `step` (1-based); `seconds` is the cost of that unit."""
+    """A trial completed unit `step` (1-based); `seconds` is the cost of that unit. With a
+    reusable hold-out, `metrics` holds its answers, of which `paid` count against its budget,
+    and `held_out` what nothing may decide on."""
 
     trial: int
     step: int
     metrics: Mapping[str, float]
     seconds: float
     at: float = 0.0
+    held_out: Mapping[str, float] = field(default_factory=dict)
+    paid: int = 0
 
 
 @dataclass(frozen=True)
@@ -404,6 +428,10 @@ class Forecaster(Plugin, ABC):
     this one's scale, are shown to it like any other, with negative numbers."""
 
     kind: ClassVar[str] = "forecaster"
+
+    def remarks(self, context: SearchContext) -> list[str]:
+        """What a user should know before the study begins; shown once."""
+        return []
 
     def initial(self, context: SearchContext) -> Any:
         """State before any event."""

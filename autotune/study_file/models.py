@@ -106,6 +106,17 @@ class UtilityModel(_Model):
     minutes: Minutes | None = Field(None, description="Minutes of training that it is worth.")
 
 
+class HoldoutModel(_Model):
+    """The reusable hold-out: validation values are told through Thresholdout, so that thousands
+    of looks do not fit the search to the validation split."""
+
+    threshold: Minutes = Field(
+        0.04, description="Differences of training and validation up to this are not told."
+    )
+    noise: Minutes = Field(0.01, description="Scale of the Laplace noise.")
+    budget: Count = Field(1000, description="Answers that may come from the validation split.")
+
+
 class PluginModel(BaseModel):
     """One of the engine's parts, with its hyperparameters or options."""
 
@@ -190,6 +201,7 @@ class StudyModel(_Model):
         True, description="The final phase; false for none. The default is shown in its keys."
     )
     utility: UtilityModel | None = None
+    holdout: HoldoutModel | None = None
     warm_start: Named | list[Named] = Field(
         [], description="Earlier studies to begin from: names, or paths of their folders."
     )
@@ -219,6 +231,8 @@ EXPECTED: dict[str, str] = {
     "final": "true, false, or a mapping with candidates, seeds and share",
     "final.share": "a number between 0 and 1",
     "utility": "a mapping with improvement (or percent) and epochs (or steps, seconds, minutes)",
+    "holdout": "a mapping with threshold, noise and budget",
+    "holdout.budget": "a whole number above 0",
     "warm_start": "the name of a study, or a list of names",
     "search": "a mapping with policy, proposer and forecaster",
     "search.policy": "a policy's name, or a mapping with name",

@@ -25,6 +25,7 @@ from autotune.study_file.models import (
     SEARCH_PARTS,
     BudgetModel,
     FinalModel,
+    HoldoutModel,
     ObjectiveModel,
     PluginModel,
     SearchModel,
@@ -53,6 +54,7 @@ class StudyFile:
         final: as `autotune.asked.as_final` reads it.
         utility: as `autotune.asked.as_utility` reads it.
         warm_start: names or paths of earlier studies.
+        holdout: as `autotune.asked.as_holdout` reads it.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class StudyFile:
     final: bool | Mapping[str, float] = True
     utility: Mapping[str, float] | None = None
     warm_start: tuple[str, ...] = ()
+    holdout: Mapping[str, float] | None = None
 
 
 def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None:
@@ -117,6 +120,7 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
         device=executor.get("device", "cpu"),
         final=model.final if isinstance(model.final, bool) else model.final.model_dump(),
         utility=None if model.utility is None else model.utility.model_dump(exclude_none=True),
+        holdout=None if model.holdout is None else model.holdout.model_dump(),
         warm_start=(
             (model.warm_start,) if isinstance(model.warm_start, str) else tuple(model.warm_start)
         ),
@@ -134,7 +138,7 @@ def _from_pydantic(detail: dict[str, Any], value: Any) -> SpaceError:
         expected = "a name"
         if pattern.startswith(("budget.", "final.")):
             expected = "a whole number above 0"
-        elif pattern.startswith("utility."):
+        elif pattern.startswith(("utility.", "holdout.")):
             expected = "a number above 0"
     if detail["type"] == "missing":
         return SpaceError(place, MISSING, expected)
@@ -162,6 +166,7 @@ def _known_keys(pattern: str) -> list[str]:
         "search": SearchModel,
         "final": FinalModel,
         "utility": UtilityModel,
+        "holdout": HoldoutModel,
         "objectives[]": ObjectiveModel,
     }
     return list(models[pattern].model_fields)

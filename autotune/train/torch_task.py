@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from autotune.plugins import ModelInfo, Plugin
 from autotune.space import Configuration
-from autotune.train.data import Data, batches, fingerprint
+from autotune.train.data import Data, batches, fingerprint, is_iterable
 from autotune.train.evaluation import Loss, Metric
 from autotune.train.generators import derive_seed, isolated
 from autotune.train.pretrained import (
