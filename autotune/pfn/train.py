@@ -163,7 +163,7 @@ def run(
     Args:
         folder: for the state and the log of evaluations.
         every: steps between evaluations.
-        output: file of the weights.
+        output: file of the weights; their model card is written beside it.
     """
     held = evaluation.held_out(training.plan.device)
     for recent in _parts(training, every):
@@ -184,6 +184,7 @@ def run(
             "held_out": scores.to_plain(),
         }
         weights.save(output, training.average, card)
+        output.with_suffix(".md").write_text(weights.model_card(output), encoding="utf-8")
         temporary = folder / "state.partial"
         torch.save(training.state(), temporary)
         temporary.replace(folder / "state.pt")

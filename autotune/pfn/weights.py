@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from autotune.pfn.network import CurveNetwork, Size
+from autotune.pfn.spaces import SLOTS
 
 SHIPPED = Path(__file__).with_name("weights.safetensors")
 """The weights that come with the package; `weights.md` beside them is their model card."""
@@ -79,3 +80,28 @@ def read_header(path: Path = SHIPPED) -> dict[str, Any]:
 def shared(path: Path = SHIPPED) -> CurveNetwork:
     """The network of a file, loaded once a process. Nobody may change it."""
     return load(path)
+
+
+def model_card(path: Path) -> str:
+    """What a file of weights is and where it comes from, as Markdown."""
+    header = read_header(path)
+    card, size = header["card"], header["size"]
+    held = card["held_out"]
+    whole = "the whole schedule" if card["data_sets"] >= card["of_data_sets"] else "cut short"
+    return f"""# Model card: {path.name}
+
+The weights of the curve network (`autotune.pfn`), which forecasts learning curves of any metric
+from all curves of a study. Written by `python -m autotune.pfn.train`.
+
+- Network: one token a curve, {size["layers"]} layers of width {size["width"]}, {size["heads"]}
+  heads, {size["bins"]} bins; float32, {path.stat().st_size / 1e6:.1f} MB.
+- Trained on: {card["data_sets"]:,} artificial studies drawn from `autotune.pfn.prior` with seed
+  {card["seed"]} ({whole}: {card["of_data_sets"]:,} planned), and on no recorded curve.
+- Took {card["minutes"]} minutes on: {card["hardware"]}.
+- On artificial studies held out, means over queries: log-likelihood {held["log_likelihood"]:.3f}
+  nats, squared error {held["squared_error"]:.5f}, {held["below_5"]:.1%} of outcomes below the
+  5 % quantile, {held["above_95"]:.1%} above the 95 % quantile.
+- On recorded curves: `python benchmarks/forecasters.py` measures it.
+- Limits: it sees {SLOTS} hyperparameters at once, forecasts within the horizon only, and its
+  histogram has {size["bins"]} bins on the scaled metric.
+"""

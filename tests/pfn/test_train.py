@@ -74,6 +74,8 @@ def test_weights_load_and_forecast_the_same(tmp_path: Path) -> None:
         )
     card = weights.read_header(tmp_path / "weights.safetensors")["card"]
     assert card["data_sets"] == training.data_sets
+    text = (tmp_path / "weights.md").read_text()
+    assert f"{training.data_sets:,} artificial studies" in text
     assert set(card["held_out"]) == {"log_likelihood", "squared_error", "below_5", "above_95"}
 
 
