@@ -1,0 +1,36 @@
+"""The matrix, low-rank and second-order optimizers keep the contract; they share one process
+of the check's."""
+
+import pytest
+
+from autotune.plugins.conformance import CheckReport, check_all, named
+
+NAMES = (
+    "galore",
+    "fira",
+    "natural_galore",
+    "q_galore",
+    "gradnorm_lorp",
+    "muon",
+    "cosmos",
+    "soap",
+    "sam",
+    "sania",
+    "oasis",
+    "polynomial_preconditioning",
+    "tag",
+)
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, CheckReport]:
+    checked = check_all([named(f"optimizer:{name}") for name in NAMES])
+    return {report.name: report for report in checked}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keeps_the_contract(reports: dict[str, CheckReport], name: str) -> None:
+    report = reports[name]
+    assert report.ok, report.failures
+    # TAG is for streams of tasks, which the check has not.
+    assert ("thawed in another process it goes on alike" in report.passed) == (name != "tag")
