@@ -19,7 +19,11 @@ def run(table: Table, ledger: Ledger, seed: int, sampler: str, pruner: str) -> N
     """Ask, train and tell until the ledger is spent."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    study = optuna.create_study(sampler=SAMPLERS[sampler](seed=seed), pruner=made(pruner, table))
+    study = optuna.create_study(
+        study_name=f"seed {seed}",  # Hyperband draws a trial's bracket from the study's name
+        sampler=SAMPLERS[sampler](seed=seed),
+        pruner=made(pruner, table),
+    )
     try:
         while True:
             train(study, table, ledger)

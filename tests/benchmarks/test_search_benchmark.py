@@ -229,6 +229,17 @@ def test_optuna_learns_the_rows_it_was_given() -> None:
         assert trial.state.is_finished()
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("pruner", ["hyperband", "median"])
+def test_optuna_searches_the_same_again(sampler: str, pruner: str) -> None:
+    table = made_up()
+    first, again, other = (Ledger(table, Limit(150)) for _ in range(3))
+    optuna_study.run(table, first, 7, sampler, pruner)
+    optuna_study.run(table, again, 7, sampler, pruner)
+    optuna_study.run(table, other, 8, sampler, pruner)
+    assert first.rows == again.rows != other.rows
+
+
 def test_a_method_is_searched_into_a_cell() -> None:
     table = made_up()
     method = methods()["optuna_tpe_median"]
