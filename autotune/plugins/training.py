@@ -127,12 +127,12 @@ class GradientNorms:
 
     Args:
         samples: training samples seen before each step, shape (steps,).
-        horizon_samples: samples that the run's horizon amounted to.
+        seen: training samples that the run saw in all.
         l2, l1: Euclidean norm and sum of absolute values, each of shape (steps,).
     """
 
     samples: Sequence[int]
-    horizon_samples: int
+    seen: int
     l2: Sequence[float]
     l1: Sequence[float]
 

@@ -13,7 +13,7 @@ from autotune.train.task import TaskError
 
 
 def recorded_norms(state: Mapping[str, Any]) -> GradientNorms:
-    """The gradient norms in the state of a run that was to record them.
+    """The gradient norms in the state of a run that was to record them, until it was frozen.
 
     Raises:
         TaskError: it was not.
@@ -24,8 +24,7 @@ def recorded_norms(state: Mapping[str, Any]) -> GradientNorms:
             "record_gradient_norms: the run recorded none; expected one whose configuration "
             "has record_gradient_norms: true"
         )
-    horizon = state["progress"]["horizon_samples"]
-    return GradientNorms([int(count) for count in samples], horizon, l2, l1)
+    return GradientNorms([int(count) for count in samples], state["counts"]["samples"], l2, l1)
 
 
 def norm_of(tensors: Iterable[Tensor], order: float) -> float:

@@ -43,7 +43,7 @@ class LinearDecay(DecayToHorizon):
         horizon; linear between its steps, and zero from its last one on."""
         recorded = norms.l2 if norm == "l2" else norms.l1
         self._factors = refined_factors(recorded, norm, filter_width).tolist()
-        self._shares = [samples / norms.horizon_samples for samples in norms.samples]
+        self._shares = [samples / norms.seen for samples in norms.samples]
 
     def shape(self, share: float) -> float:
         """The straight line."""

@@ -54,7 +54,7 @@ def test_norms_are_recorded_at_every_step(folder: Path, accumulation: int) -> No
     assert len(norms) == HORIZON // accumulation
     assert list(recorded.l2) == pytest.approx([l2 for l2, _ in norms], rel=1e-5)
     assert list(recorded.l1) == pytest.approx([l1 for _, l1 in norms], rel=1e-5)
-    assert recorded.horizon_samples == 84
+    assert recorded.seen == 84
     starts = [0, 8, 16, 24, 32, 40, 42, 50, 58, 66, 74, 82]
     assert recorded.samples == starts[::accumulation]
 
