@@ -247,6 +247,13 @@ def _signals(generator: torch.Generator) -> Signals:
     )
 
 
+def _measured(before: Control, signals: Signals) -> Signals:
+    """What of a step's signals there is, given the control that it was taken under."""
+    if before.measured_samples != 0:
+        return signals
+    return Signals(gradient_norm=signals.gradient_norm)
+
+
 def difference_of_controls(ours: Control, theirs: Control) -> float:
     """Of the factors; infinite where anything else that is commanded differs."""
     if replace(ours, factor=1.0, group_factors={}) != replace(theirs, factor=1.0, group_factors={}):
@@ -264,7 +271,8 @@ def compare_schedule(plugin: type[SchedulePlugin], reference: Schedule, smoke: b
         for label, configuration in configurations(plugin.space(), reference, smoke):
             schedule = plugin(configuration)
             theirs = reference.controls(configuration, progresses, signals)
-            ours = [schedule.control(p, s) for p, s in zip(progresses, signals, strict=True)]
+            seen = [Signals(), *map(_measured, theirs, signals[1:])]
+            ours = [schedule.control(p, s) for p, s in zip(progresses, seen, strict=True)]
             size = max(abs(control.factor) for control in theirs) or 1.0
             gaps = [difference_of_controls(a, b) for a, b in zip(ours, theirs, strict=True)]
             difference = max(gaps) / size

@@ -58,7 +58,8 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
             size = w.numel() ** 0.5
             outside = size * normalised(outside, h["epsilon"])
             update = size * normalised(inside + h["gamma"] * outside, h["epsilon"])
-            weights[name] = (1 - rate * decay) * w - rate * h["learning_rate_ratio"] * update
+            rate_here = rate * h["learning_rate_ratio"]
+            weights[name] = (1 - rate_here * decay) * w - rate_here * update
         yield dict(weights)
 
 
@@ -67,6 +68,9 @@ REFERENCE = Reference(
     trajectory=trajectory,
     differences="The code adds Nesterov's look-ahead, which the paper (followed) does not have. "
     "Epsilon is added to the root as in the code; the paper has it inside. The code scales the "
-    "rate of matrices by a ratio (followed).",
+    "rate of matrices by a ratio (followed), but not their decay (here it does).",
     settings={"rank": 3},
+    skipped={
+        "rank": "at full rank only rounding is left outside the subspace, scaled to full size"
+    },
 )

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from references.problems import Problem, Weights
 from references.record import Hyperparameters, Reference, decayed
 from references.subspace import Subspace, leading, projected
@@ -15,7 +17,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
     m: Weights = {}
     v: Weights = {}
 
-    def adam(key, g, t):
+    def adam(key: str, g: Tensor, t: int) -> Tensor:
         m[key] = b1 * m.get(key, 0.0) + (1 - b1) * g
         v[key] = b2 * v.get(key, 0.0) + (1 - b2) * g**2
         return m[key] / (1 - b1**t) / ((v[key] / (1 - b2**t)).sqrt() + h["epsilon"])
@@ -27,6 +29,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
             g = gradients[name]
             decay = h["weight_decay"] if decayed(w) else 0.0
             if projected(w):
+                w = (1 - rate * decay) * w
                 norm = w.norm(dim=1, keepdim=True)
                 direction = w / norm
                 along = (direction * g).sum(dim=1, keepdim=True)
@@ -38,7 +41,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
                 direction = direction - rate * h["scale"] * update
                 norm = norm - rate * adam(name + " norm", along, t)
                 new = norm * direction / direction.norm(dim=1, keepdim=True)
-                weights[name] = new - rate * decay * w
+                weights[name] = new
             else:
                 weights[name] = (1 - rate * decay) * w - rate * adam(name, g, t)
         yield dict(weights)

@@ -25,7 +25,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
                 diagonal[name] = c if old is None else h["beta2"] * old + (1 - h["beta2"]) * c
         scale = {name: d.abs().clamp(min=h["alpha"]) for name, d in diagonal.items()}
         if not h["adaptive"]:
-            eta = h["learning_rate"]
+            eta = 1.0
         elif before:
             earlier = problem.gradients(t, before)
             moved = sum(float((scale[n] * (w - before[n]) ** 2).sum()) for n, w in weights.items())
@@ -36,7 +36,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
             new = min(longest, 0.5 * (moved / turned) ** 0.5)
             theta, eta = new / eta, new
         before = dict(weights)
-        factor = problem.factor(t)
+        factor = h["learning_rate"] * problem.factor(t)
         weights = {n: w - factor * eta * gradients[n] / scale[n] for n, w in weights.items()}
         yield dict(weights)
 

@@ -47,7 +47,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
             update = update * (1 - b2**t) ** 0.5 / (1 - b1**t)
             decay = h["weight_decay"] if decayed(w) else 0.0
             step_back = turned(update, bases[name], back=True)
-            weights[name] = (1 - rate * decay) * w - rate * step_back
+            weights[name] = (1 - rate * decay) * (w - rate * step_back)
             statistics[name] = [
                 b2 * s + (1 - b2) * o for s, o in zip(statistics[name], outer, strict=True)
             ]
@@ -66,6 +66,6 @@ REFERENCE = Reference(
     problems=("full-rank gradients",),
     settings={"precondition_frequency": 3},
     differences="The paper does not say how it starts; the code (followed) spends the first "
-    "gradient on the bases, orders them by their estimated eigenvalues, and adds epsilon before the bias "
-    "correction of v.",
+    "gradient on the bases. It orders them by their estimated eigenvalues, adds epsilon before "
+    "the bias correction of v, and decays the weights after the step.",
 )

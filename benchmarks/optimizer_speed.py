@@ -1,0 +1,412 @@
+"""Time of an optimizer step, and bytes of state, for every optimizer plugin.
+
+On a 10-million-parameter MLP and on a small transformer, in float32 with random gradients, each
+plugin takes turns with torch's AdamW(foreach=True), with torch's own version of the method and
+with those of pytorch_optimizer and timm where they exist. Printed are medians in milliseconds, the
+plugin's ratio to AdamW (median of the ratios round by round), the fastest library's time, and the
+state that the plugin keeps against what its paper claims. Plugins that evaluate the loss again, or
+differentiate twice, do so on a batch of eight: their figures include those passes.
+
+    python benchmarks/optimizer_speed.py                    # everything; about 20 minutes
+    python benchmarks/optimizer_speed.py lion muon --rounds 20
+    python benchmarks/optimizer_speed.py --smoke
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from autotune.plugins import Optimizer
+from autotune.plugins.discovery import OURS, Failure, load, records
+
+BUDGET_SECONDS = 20.0
+"""No more rounds of one method once this much time has gone, but at least three."""
+FIRST_ORDER_LIMIT = 1.3
+MATRIX_METHODS = frozenset(
+    ["muon", "soap", "cosmos", "galore", "fira", "natural_galore", "q_galore", "gradnorm_lorp"]
+)
+
+
+class Transformer(nn.Module):
+    """A vocabulary of two hundred, layers with four heads."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(200, width)
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 200)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.layers(self.embedding(tokens))).flatten(0, 1)
+
+
+def mlp(smoke: bool) -> tuple[nn.Module, Tensor, Tensor]:
+    width = 32 if smoke else 2048
+    sizes = [784, width, width, width, 10]
+    parts: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        parts += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*parts[:-1]), torch.randn(8, 784), torch.randint(10, (8,))
+
+
+def transformer(smoke: bool) -> tuple[nn.Module, Tensor, Tensor]:
+    model = Transformer(16, 1) if smoke else Transformer(256, 4)
+    tokens = torch.randint(200, (8, 16))
+    return model, tokens, tokens.flatten()
+
+
+MODELS: Mapping[str, Callable[[bool], tuple[nn.Module, Tensor, Tensor]]] = {
+    "mlp": mlp,
+    "transformer": transformer,
+}
+
+
+class Workload:
+    """A model with gradients, and the ways to step an optimizer on it."""
+
+    def __init__(self, name: str, smoke: bool) -> None:
+        torch.manual_seed(0)
+        self.name = name
+        self.model, self.inputs, self.targets = MODELS[name](smoke)
+        self.named = list(self.model.named_parameters())
+        self.parameters = [parameter for _, parameter in self.named]
+        self.start = [parameter.detach().clone() for parameter in self.parameters]
+        self.gradients = [1e-3 * torch.randn_like(parameter) for parameter in self.parameters]
+        self.count = sum(parameter.numel() for parameter in self.parameters)
+
+    def reset(self) -> None:
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, self.start)
+        self._take_gradients()
+
+    def _take_gradients(self) -> None:
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient.clone()
+
+    def loss(self, second_order: bool) -> Tensor:
+        # fused attention has no second derivative
+        kernel = sdpa_kernel(SDPBackend.MATH) if second_order else nullcontext()
+        with torch.enable_grad(), kernel:
+            loss = functional.cross_entropy(self.model(self.inputs), self.targets)
+            found = torch.autograd.grad(loss, self.parameters, create_graph=second_order)
+        for parameter, gradient in zip(self.parameters, found, strict=True):
+            parameter.grad = gradient
+        return loss.detach()
+
+    def step(self, optimizer: torch.optim.Optimizer, needs: frozenset[str]) -> float:
+        """Seconds of one step. Gradients are renewed first, outside of the time: some libraries
+        write into them."""
+        if "closure" not in needs:
+            self._take_gradients()
+        begin = time.perf_counter()
+        if "closure" in needs:
+            optimizer.step(lambda: self.loss("second_order" in needs))
+        elif "loss" in needs:
+            optimizer.step(lambda: 1.0)
+        else:
+            optimizer.step()
+        return time.perf_counter() - begin
+
+
+@dataclass
+class Candidate:
+    """One implementation and its times."""
+
+    label: str
+    optimizer: torch.optim.Optimizer
+    needs: frozenset[str]
+    seconds: list[float]
+
+
+def pytorch_optimizer_version(name: str, parameters: list[nn.Parameter]) -> Any:
+    """pytorch_optimizer's version of a method, None where it has none."""
+    import pytorch_optimizer as library
+
+    low_rank = {"rank": 32, "update_proj_gap": 200, "scale": 0.25, "projection_type": "std"}
+    groups = [
+        {"params": [p for p in parameters if p.ndim == 2], **low_rank},
+        {"params": [p for p in parameters if p.ndim != 2]},
+    ]
+    muon = [
+        {"params": [p for p in parameters if p.ndim >= 2], "use_muon": True},
+        {"params": [p for p in parameters if p.ndim < 2], "use_muon": False},
+    ]
+    made: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "adabelief": lambda: library.AdaBelief(parameters),
+        "adabound": lambda: library.AdaBound(parameters),
+        "adamod": lambda: library.AdaMod(parameters),
+        "adafactor": lambda: library.AdaFactor(parameters, betas=(None, 0.999)),
+        "adamp": lambda: library.AdamP(parameters),
+        "sgdp": lambda: library.SGDP(parameters, momentum=0.9),
+        "lamb": lambda: library.Lamb(parameters),
+        "lars": lambda: library.LARS(parameters),
+        "lion": lambda: library.Lion(parameters),
+        "sgd_sai": lambda: library.SGDSaI(parameters),
+        "perpgrad": lambda: library.OrthoGrad(torch.optim.AdamW(parameters)),
+        "adan": lambda: library.Adan(parameters),
+        "prodigy": lambda: library.Prodigy(parameters),
+        "schedule_free_adamw": lambda: library.ScheduleFreeAdamW(parameters),
+        "galore": lambda: library.GaLore(groups),
+        "fira": lambda: library.Fira(groups),
+        "muon": lambda: library.Muon(muon),
+        "soap": lambda: library.SOAP(parameters),
+    }
+    if name not in made:
+        return None
+    optimizer = made[name]()
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    return optimizer
+
+
+def torch_version(name: str, parameters: list[nn.Parameter]) -> Any:
+    """torch's version of a method, with its foreach kernels, None where it has none."""
+    plain = {"nadam": "NAdam", "radam": "RAdam", "adafactor": "Adafactor", "adamw": "AdamW"}
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, foreach=True)
+    if name not in plain:
+        return None
+    return getattr(torch.optim, plain[name])(parameters, foreach=True)
+
+
+def timm_version(name: str, parameters: list[nn.Parameter]) -> Any:
+    """timm's version of a method, None where it has none or is not installed."""
+    try:
+        from timm.optim import create_optimizer_v2
+    except ImportError:
+        return None
+    known = [
+        "adabelief",
+        "adafactor",
+        "adamp",
+        "adan",
+        "lamb",
+        "lars",
+        "lion",
+        "nadamw",
+        "radam",
+        "sgdp",
+        "muon",
+    ]
+    if name not in known:
+        return None
+    return create_optimizer_v2(parameters, opt=name, lr=1e-3)
+
+
+def has_timm() -> bool:
+    try:
+        import timm.optim  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def candidates(plugin: type[Optimizer], workload: Workload) -> list[Candidate]:
+    none: frozenset[str] = frozenset()
+    parameters = workload.parameters
+    adamw = torch.optim.AdamW(parameters, foreach=True)
+    found = [Candidate("AdamW foreach", adamw, none, [])]
+    ours = plugin().build(workload.named)
+    if hasattr(ours, "train"):
+        ours.train()
+    found.append(Candidate("plugin", ours, plugin.needs, []))
+    makers = (
+        ("torch", torch_version),
+        ("pytorch_optimizer", pytorch_optimizer_version),
+        ("timm", timm_version),
+    )
+    for label, make in makers:
+        optimizer = make(plugin.name, parameters)
+        if optimizer is not None:
+            found.append(Candidate(label, optimizer, none, []))
+    return found
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of all tensors in the optimizer's state, each storage once."""
+    storages: dict[int, int] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Tensor):
+            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, Mapping):
+            for inner in value.values():
+                visit(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                visit(inner)
+
+    visit(dict(optimizer.state))
+    return sum(storages.values())
+
+
+# --- what the papers claim ----------------------------------------------------------------------
+
+
+def _low_rank(shape: Sequence[int], rank: int, full: bool) -> float:
+    """Floats of a projection and two moments in its subspace (GaLore, table 1: mr + 2nr), with
+    one more matrix norm where `full`; two moments of everything else."""
+    if len(shape) != 2:
+        return 2.0 * torch.Size(shape).numel()
+    short, long = sorted(shape)
+    rank = min(rank, short)
+    return short * rank + 2 * long * rank + (1 if full else 0)
+
+
+def _factored(shape: Sequence[int]) -> float:
+    """Floats of row and column sums over the last two sides (Adafactor, section 3)."""
+    count = torch.Size(shape).numel()
+    if len(shape) < 2:
+        return count
+    return count / shape[-1] + count / shape[-2]
+
+
+CLAIMS: Mapping[str, tuple[str, Callable[[Sequence[int]], float]]] = {
+    "sgd": ("one momentum", lambda s: torch.Size(s).numel()),
+    "lion": ("one momentum", lambda s: torch.Size(s).numel()),
+    "sgd_sai": ("one momentum, a scalar a tensor", lambda s: torch.Size(s).numel() + 1),
+    "lars": ("one momentum", lambda s: torch.Size(s).numel()),
+    "tvlars": ("one momentum", lambda s: torch.Size(s).numel()),
+    "adamw": ("two moments", lambda s: 2 * torch.Size(s).numel()),
+    "lamb": ("two moments", lambda s: 2 * torch.Size(s).numel()),
+    "adabelief": ("two moments", lambda s: 2 * torch.Size(s).numel()),
+    "adafactor": ("row and column sums", lambda s: _factored(s)),
+    "galore": ("mr + 2nr, rank 32", lambda s: _low_rank(s, 32, False)),
+    "fira": ("mr + 2nr + 1, rank 32", lambda s: _low_rank(s, 32, True)),
+    "muon": (
+        "one momentum of matrices",
+        lambda s: (1 if len(s) >= 2 else 2) * torch.Size(s).numel(),
+    ),
+}
+"""Floats of state that the paper counts for a tensor of a shape."""
+
+
+def claimed_bytes(name: str, workload: Workload) -> float | None:
+    if name not in CLAIMS:
+        return None
+    return 4 * sum(CLAIMS[name][1](p.shape) for p in workload.parameters) / workload.count
+
+
+# --- measuring and showing ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """One plugin on one workload, in milliseconds and bytes of state a parameter."""
+
+    name: str
+    plugin: float
+    adamw: float
+    ratio: float
+    libraries: Mapping[str, float]
+    library_ratio: float | None
+    state: float
+    claim: float | None
+    first_order: bool
+
+    @property
+    def notes(self) -> str:
+        found = []
+        if self.first_order and self.ratio > FIRST_ORDER_LIMIT:
+            found.append(f"over {FIRST_ORDER_LIMIT} x AdamW")
+        if self.library_ratio is not None and self.library_ratio > 1.0:
+            found.append(f"{self.library_ratio:.2f} x the fastest library")
+        return ", ".join(found)
+
+
+def measure(plugin: type[Optimizer], workload: Workload, rounds: int) -> Result:
+    """Interleave all versions of a method: one step each a round."""
+    workload.reset()
+    found = candidates(plugin, workload)
+    peak = 0
+    for candidate in found:  # the first steps make the state
+        for _ in range(2):
+            workload.step(candidate.optimizer, candidate.needs)
+            if candidate.label == "plugin":
+                peak = max(peak, state_bytes(candidate.optimizer))
+    begin = time.perf_counter()
+    for done in range(rounds):
+        if done >= 3 and time.perf_counter() - begin > BUDGET_SECONDS:
+            break
+        for candidate in found:
+            candidate.seconds.append(workload.step(candidate.optimizer, candidate.needs))
+    times = {c.label: [1e3 * s for s in c.seconds] for c in found}
+    peak = max(peak, *(state_bytes(c.optimizer) for c in found if c.label == "plugin"))
+    libraries = {k: v for k, v in times.items() if k not in ("plugin", "AdamW foreach")}
+    against = {k: _ratio(times["plugin"], v) for k, v in libraries.items()}
+    return Result(
+        name=plugin.name,
+        plugin=statistics.median(times["plugin"]),
+        adamw=statistics.median(times["AdamW foreach"]),
+        ratio=_ratio(times["plugin"], times["AdamW foreach"]),
+        libraries={k: statistics.median(v) for k, v in libraries.items()},
+        library_ratio=max(against.values()) if against else None,
+        state=peak / workload.count,
+        claim=claimed_bytes(plugin.name, workload),
+        first_order=not plugin.needs & {"closure", "second_order"}
+        and plugin.name not in MATRIX_METHODS,
+    )
+
+
+def _ratio(times: Iterable[float], others: Iterable[float]) -> float:
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))
+
+
+def show(result: Result) -> None:
+    libraries = ", ".join(f"{label} {ms:.1f}" for label, ms in result.libraries.items()) or "-"
+    claim = "-" if result.claim is None else f"{result.claim:.2f}"
+    print(
+        f"{result.name:28} {result.plugin:9.1f} {result.adamw:9.1f} {result.ratio:7.2f} "
+        f"{result.state:7.2f} {claim:>7}  {libraries:48} {result.notes}",
+        flush=True,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="only these optimizers")
+    parser.add_argument("--model", choices=sorted(MODELS), help="only this model")
+    parser.add_argument("--rounds", type=int, default=11, help="steps of each version")
+    parser.add_argument("--smoke", action="store_true", help="tiny models, two rounds")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one thread")
+    print(f"timm is {'here' if has_timm() else 'not installed (or lacks torchvision): left out'}")
+    failed = []
+    for name in [options.model] if options.model else MODELS:
+        workload = Workload(name, options.smoke)
+        print(
+            f"\n{name}: {workload.count / 1e6:.2f} million parameters; ms a step, bytes a parameter"
+        )
+        print(
+            f"{'optimizer':28} {'plugin':>9} {'AdamW':>9} {'ratio':>7} {'state':>7} {'claim':>7}  "
+            "libraries"
+        )
+        for record in records("optimizer"):
+            if record.distribution != OURS or (options.names and record.bare not in options.names):
+                continue
+            plugin = load(record)
+            if isinstance(plugin, Failure):
+                failed.append(record.bare)
+                print(f"{record.bare:28} cannot be loaded: {plugin.cause}")
+                continue
+            show(measure(plugin, workload, 2 if options.smoke else options.rounds))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
