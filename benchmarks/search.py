@@ -179,6 +179,8 @@ def main() -> None:
             return
         parser.error(message)
     chosen = _installed([every[name] for name in names])
+    if not chosen:
+        sys.exit("none of these methods is installed (benchmarks/README.md)")
     store = Store(given.json)
     wanted = grids(files, chosen, given.seeds, given.quick, given.smoke)
     versions = {method.name: method.version() for method in chosen}

@@ -17,14 +17,15 @@ def draw(comparison: Comparison, path: Path, reference: str = "autotune") -> Non
     means = comparison.means()
     order = sorted(means, key=lambda name: float(means[name][-1]))
     figure, axes = pyplot.subplots(figsize=(7.5, 4.6), dpi=160)
-    colours = matplotlib.colormaps["tab20"]
+    colours = matplotlib.colormaps["tab10"]
     for index, name in enumerate(order):
         own = name == reference
         axes.plot(
             comparison.budgets,
             means[name],
             label=name.replace("_", " "),
-            color="black" if own else colours(index % 20),
+            color="black" if own else colours(index % 10),
+            linestyle="-" if index < 10 else "--",
             linewidth=2.6 if own else 1.2,
             marker="o" if own else None,
             markersize=4,
