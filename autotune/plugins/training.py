@@ -142,9 +142,12 @@ class Schedule(Plugin):
     ``"per_sample_gradients"``.
 
     Per-sample gradients are taken by ``torch.func`` beside the step's own forward and backward
-    pass; a step that measures all its samples takes about three times as long as one that
-    measures none. They have no meaning where samples meet in the model: a plugin that needs
-    them returns `no_per_sample_gradients` from `supports`.
+    pass, and cost what it takes to write samples times parameters numbers. On one CPU thread a
+    step that measures all its 64 samples takes 4 times (a transformer layer on 32 tokens), 5
+    times (a small convolutional network) or 57 times (an MLP of 0.4 million parameters) as long
+    as one that measures none; hence `Control.measured_samples`. They have no meaning where
+    samples meet in the model: a plugin that needs them returns `no_per_sample_gradients` from
+    `supports`.
     """
 
     kind: ClassVar[str] = "schedule"

@@ -126,9 +126,9 @@ def spread(
     for part in gradients.of(batches, max(1, ELEMENTS_AT_ONCE // elements)):
         inner: Tensor | float = 0.0
         for name, value in g.items():
-            deviation = part[name].to(value.dtype) - value
+            deviation = part[name].to(value.dtype).sub_(value)
             total[name] += deviation.sum(0)
-            squares[name] += deviation.square().sum(0)
+            squares[name] += torch.linalg.vector_norm(deviation, dim=0).square_()
             inner = inner + deviation.flatten(1) @ value.flatten()
         assert isinstance(inner, Tensor)
         along.append(inner.double())
