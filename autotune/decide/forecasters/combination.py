@@ -121,9 +121,12 @@ class Combination(Forecaster):
 
     @classmethod
     def space(cls) -> Space:
-        """One switch for every forecaster that is installed."""
+        """One switch for every forecaster that is installed; at least one is on."""
         installed = [r.name for r in records("forecaster") if r.name != cls.name]
-        return Space({n: Categorical((True, False), default=n in USUAL) for n in installed})
+        return Space(
+            {n: Categorical((True, False), default=n in USUAL) for n in installed},
+            forbidden=[dict.fromkeys(installed, False)],
+        )
 
     def initial(self, context: SearchContext) -> State:
         """All members are equally trusted."""

@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 
 from autotune.plugins.search import FloatArray
 
-ITERATIONS = 25
+ITERATIONS = 15
 """Steps of L-BFGS with which hyperparameters are learned."""
 
 LEAST_DEVIATION = 1e-3
@@ -213,7 +213,7 @@ def learned(curves: Curves, dimension: list[int], slots: int) -> Kernel:
         jac=True,
         method="L-BFGS-B",
         bounds=limits,
-        options={"maxiter": ITERATIONS, "maxfun": ITERATIONS + 10},
+        options={"maxiter": ITERATIONS, "maxfun": ITERATIONS + 5},
     ).x
     return Kernel(np.exp(found[:slots]), *np.exp(found[slots:-2]).tolist(), *found[-2:].tolist())
 
