@@ -89,9 +89,18 @@ def test_a_case_is_one_line_with_the_stated_keys() -> None:
     scores = contexts.Scores(*(np.array([1.0, 3.0]) for _ in range(4)))
     worse = contexts.Scores(*(np.array([-4.0, 0.0]) for _ in range(4)))
     case = forecasters._case("file", "name", 400, [(scores, 5.0), (scores, 7.0), (worse, 6.0)])
-    assert list(forecasters.Case.__dataclass_fields__) == (
-        ["file", "forecaster", "observations", "log_likelihood_mean", "log_likelihood_median", "squared_error_mean", "squared_error_median", "below_5", "above_95", "milliseconds"]
-    )
+    assert list(forecasters.Case.__dataclass_fields__) == [
+        "file",
+        "forecaster",
+        "observations",
+        "log_likelihood_mean",
+        "log_likelihood_median",
+        "squared_error_mean",
+        "squared_error_median",
+        "below_5",
+        "above_95",
+        "milliseconds",
+    ]
     assert case.log_likelihood_mean == pytest.approx(2 / 3)
     assert case.log_likelihood_median == 2.0
     assert case.milliseconds == 6.0

@@ -9,7 +9,7 @@ posterior over (shape, noise) follows by Bayes' rule. Values are normalised
 No bank holds the true curve, so a long prefix must not make one shape certain: old observations
 weigh less, and all together no more than `EFFECTIVE` (a power posterior; Grünwald and van
 Ommen 2017, Bayesian Analysis 12(4)). Both numbers were chosen for calibration on recorded curves
-(`benchmarks/parametric_forecaster.py`).
+(`benchmarks/forecasters.py`).
 """
 
 from __future__ import annotations
