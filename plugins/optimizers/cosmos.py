@@ -68,8 +68,14 @@ def _update(group: dict[str, Any], gradient: Tensor, state: dict[str, Any]) -> T
     divisor = (state["variance"] / (1 - beta2**count)).sqrt_().add_(group["eps"])
     inside = (coordinates / (1 - beta1**count) / divisor) @ basis.mT
     outside = state["mean"] - coordinates @ basis.mT
-    update = inside.add_(_normalised(newton_schulz(outside)), alpha=group["gamma"])
-    return _normalised(update)
+    rest = _normalised(newton_schulz(outside)) * _is_more_than_rounding(outside, state["mean"])
+    return _normalised(inside.add_(rest, alpha=group["gamma"]))
+
+
+def _is_more_than_rounding(outside: Tensor, whole: Tensor) -> Tensor:
+    """Zero where the basis holds the whole mean and its rest is noise, which normalising would
+    blow up to full size; else one."""
+    return outside.norm() > 10 * torch.finfo(whole.dtype).eps * whole.norm()
 
 
 def _begin(group: dict[str, Any], gradient: Tensor, state: dict[str, Any]) -> None:

@@ -44,7 +44,6 @@ class GradNormLoRPOptimizer(MatrixOptimizer):
         states: list[dict[str, Any]],
     ) -> None:
         """Split, step both parts, and join them again."""
-        decay_(group, parameters)
         weights = [wide(parameter) for parameter in parameters]
         norms = [weight.norm(dim=1, keepdim=True).add_(_TINY) for weight in weights]
         rows = list(torch._foreach_div(weights, norms))
@@ -63,6 +62,7 @@ class GradNormLoRPOptimizer(MatrixOptimizer):
 
         before = _joined(norms, rows)
         rate = group["lr"]
+        decay_(group, norms)
         torch._foreach_add_(rows, row_updates, alpha=-rate * group["scale"])
         torch._foreach_add_(norms, norm_updates, alpha=-rate)
         # By the difference, so that a rate of zero leaves every bit of the matrix.

@@ -51,14 +51,22 @@ class PolynomialPreconditioning(TypedStateOptimizer):
             return _flat(hessian_times(slopes, parameters, _shaped(vector, parameters)))
 
         basis, small = lanczos(curvature, gradient / length, settings["degree"] + 1)
-        values, vectors = torch.linalg.eigh(small)
-        weights = vectors @ (vectors[0] / (values.abs() + settings["damping"])) * length
+        weights = _minimiser(small, settings["damping"]) * length
         moves = dict(zip(parameters, _shaped(basis.mT @ weights, parameters), strict=True))
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter in moves:
                     parameter.sub_(moves[parameter], alpha=group["lr"])
         return loss
+
+
+def _minimiser(small: Tensor, damping: float) -> Tensor:
+    """``(|T| + damping)^-1 e_1``; not a number where T is none (a diverged run, whose loss
+    tells), since the decomposition would raise instead."""
+    if not small.isfinite().all():
+        return small.new_full((len(small),), float("nan"))
+    values, vectors = torch.linalg.eigh(small)
+    return vectors @ (vectors[0] / (values.abs() + damping))
 
 
 def lanczos(

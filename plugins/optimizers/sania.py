@@ -87,7 +87,8 @@ def polyak_size(loss: float, product: float) -> float:
         return 0.0
     if 2 * loss > product:
         return 1.0
-    return 1.0 - (1.0 - 2.0 * loss / product) ** 0.5
+    share = 2.0 * loss / product
+    return share / (1.0 + (1.0 - share) ** 0.5)  # the same, without cancellation
 
 
 class SANIA(Optimizer):

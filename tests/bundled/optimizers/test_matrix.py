@@ -140,6 +140,18 @@ def test_cosmos_equals_the_formula() -> None:
     assert_close(values(named), expected, rtol=1e-8, atol=1e-10)
 
 
+def test_cosmos_adds_no_noise_where_nothing_is_left_outside_its_basis() -> None:
+    """At full rank the weight of the Muon part is without effect."""
+    ends = []
+    for gamma in (0.1, 1.0):
+        named = parameters({"tall.weight": (9, 4)})
+        configuration = {"learning_rate": 0.05, "rank": 64, "gamma": gamma}
+        optimizer = COSMOS(configuration).build(named)
+        take_steps(named, optimizer, range(10), {"tall.weight": (9, 4)})
+        ends.append(values(named))
+    assert_close(ends[0], ends[1])
+
+
 def soap(weight, gradients, frequency):
     """The paper's algorithm 3 with everything kept in the original coordinates but the
     variance; the columns of a basis sorted before each decomposition, as in the author code."""

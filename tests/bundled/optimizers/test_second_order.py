@@ -252,6 +252,20 @@ def test_a_full_polynomial_is_newtons_step() -> None:
     torch.testing.assert_close(weight.detach(), target)
 
 
+def test_a_diverged_run_gives_nan_and_raises_nothing() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = PolynomialPreconditioner().build([("weight", weight)])
+
+    def closure():
+        weight.grad = None
+        loss = (weight * weight).sum() * float("inf")
+        loss.backward(create_graph=True)
+        return loss
+
+    optimizer.step(closure)
+    assert weight.isnan().all()
+
+
 def test_lanczos_stops_where_the_space_ends() -> None:
     matrix = torch.diag(torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64))
     start = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64) / 2**0.5
