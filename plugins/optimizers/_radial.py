@@ -88,4 +88,5 @@ def _invariance(products: Tensor, size: int, group: dict[str, Any]) -> tuple[Ten
     of_tensor = with_step.sum() / (whole + EPSILON).square()
     nothing = torch.zeros_like(of_channel)
     radial = torch.where(by_channel, of_channel, torch.where(by_tensor, of_tensor, nothing))
-    return radial, torch.where(by_channel | by_tensor, group["decay_ratio"], 1.0)
+    reduced, full = squares.new_tensor([group["decay_ratio"], 1.0])
+    return radial, torch.where(by_channel | by_tensor, reduced, full)
