@@ -138,7 +138,7 @@ MISTAKES = [
     ("exclude: [lion]", "exclude: lion", 15, "space.optimizer.exclude", "a list of plugin names"),
     ("exclude: [lion]", "exclude: [loin]", 15, "space.optimizer.exclude[0]", "mean 'lion'?"),
     ("exclude: [lion]", "exclud: [lion]", 15, "space.optimizer.exclud", "mean 'exclude'?"),
-    ("      adamw:", "      adam:", 17, "space.optimizer.override.adam", "mean 'adamw'?"),
+    ("      adamw:", "      adamww:", 17, "space.optimizer.override.adamww", "mean 'adamw'?"),
     (
         "learning_rate: {low",
         "learning_rat: {low",

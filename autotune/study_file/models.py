@@ -144,6 +144,10 @@ ExecutorEntry = Annotated[
     Annotated[Named, Tag(NAMED)] | Annotated[ExecutorModel, Tag(DESCRIBED)],
     Discriminator(_form),
 ]
+EarlierEntry = Annotated[
+    Annotated[Named, Tag(NAMED)] | Annotated[list[Named], Tag(DESCRIBED)],
+    Discriminator(_form),
+]
 FinalEntry = Annotated[
     Annotated[StrictBool, Tag(NAMED)] | Annotated[FinalModel, Tag(DESCRIBED)],
     Discriminator(_form),
@@ -202,7 +206,7 @@ class StudyModel(_Model):
     )
     utility: UtilityModel | None = None
     holdout: HoldoutModel | None = None
-    warm_start: Named | list[Named] = Field(
+    warm_start: EarlierEntry = Field(
         [], description="Earlier studies to begin from: names, or paths of their folders."
     )
     executor: ExecutorEntry = "local"
