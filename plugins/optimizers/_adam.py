@@ -33,8 +33,11 @@ def divisors(squares: Tensors, correction: float, eps: float) -> Tensors:
 def adam_directions(lists: Lists) -> Tensors:
     """``m_hat / (sqrt(v_hat) + eps)``, as new tensors."""
     beta1, beta2 = lists.group["betas"]
-    roots = divisors(lists.state["square"], 1 - beta2**lists.step, lists.group["eps"])
-    torch._foreach_mul_(roots, 1 - beta1**lists.step)
+    of_mean, of_square = 1 - beta1**lists.step, 1 - beta2**lists.step
+    # Both corrections in the divisor: one pass less.
+    roots = torch._foreach_sqrt(lists.state["square"])
+    torch._foreach_mul_(roots, of_mean / of_square**0.5)
+    torch._foreach_add_(roots, lists.group["eps"] * of_mean)
     return torch._foreach_div(lists.state["mean"], roots)
 
 
