@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import torch
 from autotune.execute.environment import environment
 from autotune.execute.store import CheckpointStore
 from autotune.execute.task_address import load_task
-from autotune.export import export_script
+from autotune.export import _chosen, _script, export_script
 from autotune.export.sources import copied
 from autotune.header import Header, StudyError
 from autotune.plugins.discovery import Catalogue
@@ -40,6 +41,7 @@ DIGITS = ROOT / "examples" / "digits.py"
 WITHOUT_AUTOTUNE = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 folder, root = Path(sys.argv[1]), Path(sys.argv[2])
 
 class Refuse:
@@ -364,3 +366,15 @@ def test_what_cannot_be_followed_is_said(tmp_path, monkeypatch):
         copied([("foggy.star", "A")], frozenset({"foggy"}), "methods", {})
     with pytest.raises(StudyError, match="'C' in a way that an export cannot follow"):
         copied([("foggy.other", "C")], frozenset({"foggy"}), "methods", {})
+
+
+def test_what_the_script_cannot_do_is_refused_in_words() -> None:
+    """Per-sample gradients, and a rate that follows the batch size."""
+    point = SimpleNamespace(
+        configuration={"schedule": {"name": "norm_test"}},
+        training={"learning_rate_scaling": "linear"},
+    )
+    with pytest.raises(StudyError, match="'norm_test' needs the gradient of each sample"):
+        _chosen(point)
+    with pytest.raises(StudyError, match="learning_rate_scaling: the winner has 'linear'"):
+        _script(None, point, {}, {})
