@@ -9,7 +9,10 @@ is proposed), segments that were lost or cut short, failures, and the closing ph
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from autotune.decide.closing import CLOSING_SHARE, Closing
 from autotune.decide.configurations import first_configurations, identity, unseen
@@ -236,7 +239,7 @@ class Search:
         if over is not None:
             return Stop(over)
         decision = self._policy.decide(
-            self.context,
+            self._limited(deadline),
             self._policy_state,
             lambda count: self._propose(key, count),
             self._forecast,
@@ -283,9 +286,22 @@ class Search:
                 f"thawed trial {decision.trial} to unit {decision.to}, where it stands already"
             )
         to = self._clipped(trial, decision.to, left, deadline)
-        if to <= trial.frozen:
-            return Stop("there is no time for another unit of the trial to go on with")
-        return Thaw(decision.trial, to)
+        if to > trial.frozen:
+            return Thaw(decision.trial, to)
+        return self._in_time_left(left, deadline)
+
+    def _in_time_left(self, left: float, deadline: float | None) -> Thaw | Stop:
+        """One more unit of the best frozen trial of which one still ends in time."""
+        value = {
+            number: float(np.fmin.reduce(self.trials.scores(number)[1], initial=math.inf))
+            for number, trial in self.trials.all.items()
+            if trial.status == "frozen"
+        }
+        for number in sorted(value, key=lambda number: (value[number], number)):
+            trial = self.trials[number]
+            if self._clipped(trial, trial.frozen + 1, left, deadline) > trial.frozen:
+                return Thaw(number, trial.frozen + 1)
+        return Stop("there is no time for another unit of any trial that may go on")
 
     def _wrong(self, what: str) -> PluginError:
         return PluginError(f"policy {self._policy.name!r} {what}")
@@ -295,6 +311,12 @@ class Search:
     def _kept(self) -> int:
         """Units kept back for the final phase; none any more once it has begun."""
         return self._final.kept(self.trials) if self.trials.finalists is None else 0
+
+    def _limited(self, deadline: float | None) -> SearchContext:
+        """The context as the policy is told it: its budget less what is kept back."""
+        budget = self.context.budget
+        units = None if budget.units is None else budget.units - self._kept()
+        return replace(self.context, budget=replace(budget, units=units, seconds=deadline))
 
     def _units_left(self) -> float:
         """Units that are neither trained nor on their way nor kept back."""

@@ -479,4 +479,6 @@ class Policy(Plugin, ABC):
         trials: Trials,
         key: Key,
     ) -> Start | Thaw | Wait | Stop:
-        """What the free worker does next. Pure: changes nothing."""
+        """What the free worker does next. Pure: changes nothing. `context.budget` is what training
+        may take: less than the study's where something is kept back, its seconds a moment on the
+        clock of `trials.at`."""

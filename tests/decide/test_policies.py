@@ -9,6 +9,8 @@ import pytest
 from simulator import Simulator, decisions
 from spaces import POLICIES, TRAINING, context, curve, search
 
+from autotune.decide.configurations import NEAR, apart
+from autotune.decide.policies import opening
 from autotune.decide.policies.successive_halving import SuccessiveHalving
 from autotune.plugins.search import (
     Budget,
@@ -21,6 +23,7 @@ from autotune.plugins.search import (
     Thaw,
 )
 from autotune.plugins.trials import Trials
+from autotune.space import Float, Space
 
 
 class Ladder:
@@ -172,3 +175,43 @@ def test_a_decision_at_200_trials_is_quick(proposer: str) -> None:
 def test_every_policy_takes_its_hyperparameters(policy: str) -> None:
     plugin = POLICIES[policy]
     assert set(plugin().configuration) == set(plugin.space().parameters)
+
+
+def test_levels_of_the_opening_race() -> None:
+    assert opening.levels(50, 9) == [1, 3, 9]
+    assert opening.levels(4, 9) == [1, 3]
+    assert opening.levels(50, 2) == [1]
+
+
+def test_the_opening_race_goes_on_with_the_best_third() -> None:
+    ladder = Ladder(horizon=50)
+    for number in range(9):
+        assert opening.promotion(ladder.trials, 9, 50) is None or number >= 3
+        ladder.start(1, 1.0 + number)
+    for expected in (0, 1, 2):
+        assert opening.promotion(ladder.trials, 9, 50) == Thaw(expected, 3)
+        ladder.tell(Decided(99, Thaw(expected, 3)))
+        ladder.train(expected, 3, {0: 0.5, 1: 0.1, 2: 0.4}[expected])
+    assert opening.promotion(ladder.trials, 9, 50) == Thaw(1, 9)
+    ladder.tell(Decided(99, Thaw(1, 9)))
+    ladder.train(1, 9, 0.05)
+    assert opening.promotion(ladder.trials, 9, 50) is None, "the race is over"
+
+
+def test_nearly_the_same_configurations_are_not_started() -> None:
+    space = Space({"x": Float(0.0, 1.0), "y": Float(0.0, 1.0)})
+    trials = Trials(space, context().objectives)
+    trials.observe(Decided(0, Start(0, {"x": 0.5, "y": 0.5}, 10, 1)))
+    near, other = {"x": 0.501, "y": 0.499}, {"x": 0.51, "y": 0.5}
+    assert apart([near, other, {"x": 0.5101, "y": 0.5}], trials) == [other]
+    assert apart([near], trials) == [near], "rather than nothing"
+
+
+def test_no_two_workers_train_the_same_or_nearly_so() -> None:
+    simulator = Simulator(search(context(Budget(units=60), workers=4), "freeze_thaw"), curve)
+    simulator.run()
+    trials = simulator.search.trials
+    points = np.array([np.where(t.mask, t.encoded, -1.0) for t in trials.all.values()])
+    for index in range(1, len(points)):
+        assert np.abs(points[:index] - points[index]).max(axis=1).min() > NEAR
+    assert trials.units == 60

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 
 from autotune.decide import scale as scales
-from autotune.decide.configurations import first_configurations, identity, unseen
+from autotune.decide.configurations import first_configurations, identity
+from autotune.decide.cost import Costs
+from autotune.decide.policies import candidates, opening
 from autotune.plugins.search import (
     Decided,
     Event,
+    FloatArray,
     ForecastFunction,
     Key,
     Observed,
@@ -27,12 +31,12 @@ from autotune.plugins.search import (
 from autotune.plugins.trials import Trial, Trials
 from autotune.space import Configuration, Float, Integer, Space
 
-FROZEN = 200
+FROZEN = 120
 """No more frozen trials are candidates: the better half by their best value, the rest the
 newest."""
 
-PARENTS = 5
-"""New configurations are also looked for near so many of the best trials."""
+THRESHOLDS = 4
+"""Thresholds for each horizon: they cost no further forecast."""
 
 UNLIKELY = 0.01
 """Where no trial may be started any more, the search ends when no frozen one is more likely than
@@ -43,29 +47,95 @@ _STREAM = 19
 
 @dataclass
 class _State:
-    """First and best finite value of every trial, oriented so that less is better; and the
-    identities of all configurations that were started."""
+    """First and best finite value of every trial, oriented so that less is better; the identities
+    of all configurations that were started; and what units cost."""
 
     firsts: dict[int, float] = field(default_factory=dict)
     bests: dict[int, float] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
+    costs: Costs = field(default_factory=Costs)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """What a worker could train: frozen trials, then new configurations.
+
+    Args:
+        most: units that each can be trained further, by its horizon and what is left of the
+            budget, (candidates,); at least 1.
+        price: cost of a unit of each, (candidates,); all 1 where the budget counts units.
+        warm_up: units that the first of a new one costs beyond one.
+    """
+
+    frozen: list[Trial]
+    new: list[Configuration]
+    most: FloatArray
+    price: FloatArray
+    warm_up: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.frozen) + len(self.new)
+
+    def queries(self, ahead: int) -> list[Query]:
+        """Each after `ahead` more units, or as many as it can be trained."""
+        units = np.minimum(ahead, self.most).astype(int).tolist()
+        old, begun = units[: len(self.frozen)], units[len(self.frozen) :]
+        return [
+            *(Query(t.frozen + n, trial=t.number) for t, n in zip(self.frozen, old, strict=True)),
+            *(Query(n, configuration=c) for c, n in zip(self.new, begun, strict=True)),
+        ]
+
+    def prices(self, ahead: int) -> FloatArray:
+        """Mean cost of a unit over `ahead` more units of each, relative to the cheapest."""
+        prices = self.price.copy()
+        prices[len(self.frozen) :] *= 1.0 + self.warm_up / ahead
+        return np.asarray(prices / prices.min())
+
+    def within(self, seconds: float, unit: FloatArray, warm_up: float) -> _Candidates:
+        """Those of which a unit ends within so many seconds, and no more units than do.
+
+        Args:
+            unit: seconds of a unit of each, (candidates,).
+            warm_up: units that the first of a new one costs beyond one.
+        """
+        spare = seconds / unit
+        spare[len(self.frozen) :] -= warm_up
+        keep = np.floor(spare) >= 1
+        old, begun = keep[: len(self.frozen)].tolist(), keep[len(self.frozen) :].tolist()
+        return _Candidates(
+            list(compress(self.frozen, old)),
+            list(compress(self.new, begun)),
+            np.minimum(self.most, np.floor(spare))[keep],
+            self.price[keep],
+            self.warm_up,
+        )
 
 
 class FreezeThaw(Policy):
-    """The acquisition of ifBO, MFPI-random.
+    """Freeze-thaw with the acquisition of ifBO, MFPI-random, and an opening race.
 
-    Each decision draws a horizon h and a threshold T below the best value, and goes on with the
-    candidate that is most likely to be below T after h more units: a frozen trial, or a new
-    configuration. It is trained for one unit only, or, with a `growth`, for that share of what it
-    has trained, so that decisions stay few.
+    The first `opening` trials run a small successive halving (`autotune.decide.policies.opening`).
+    From then on each decision draws horizons h and thresholds T below the best value, and goes on
+    with the candidate that is most likely, on average over them, to be below T after h more units:
+    a frozen trial, or a new configuration. It is trained for one unit, or for the share `growth`
+    of what it has trained, so that decisions stay few.
 
-    h ~ U{1..horizon} and T = best - 10^tau * (way from the best to the ideal value), tau ~
-    U(-4, -1), as in the paper; where the ideal is unknown or near, the way from where trials
-    start to the best is taken instead (`_threshold`). New configurations are what the proposer
-    suggests, neighbours of the best trials, and random ones. Unlike in the paper their
-    probability is multiplied by `eagerness`: with many equally good candidates the less known is
-    always a little likelier to win, and the search would start trials without ever going on.
-    Trials in flight are no candidates, and their configurations are not proposed again.
+    h is uniform up to the horizon and T = best - 10^tau * (way from the best to the ideal value),
+    tau uniform in (-4, -1), as in the paper; where the ideal is unknown or near, the way from where
+    trials start to the best is taken instead (`_threshold`). The paper draws one h and one T a
+    decision; averaged over `horizons` draws of h, in equal parts of its range, and `THRESHOLDS` of
+    T for each, what is good by one lucky draw is not chosen. Neither h nor a segment passes what is
+    left of the budget.
+
+    New configurations are what the proposer suggests, neighbours of the best trials, a Sobol
+    piece of the space, and draws from its priors; none is nearly the same as a trial's.
+
+    Several workers: segments in flight are no candidates, and the value to beat is what they are
+    expected to bring where that is better than the best so far, so that no worker runs after a
+    gain that is on its way.
+
+    With a budget in seconds alone, the probability is taken per expected second
+    (`autotune.decide.cost`), and no unit is begun that would not end in time.
     """
 
     name = "freeze_thaw"
@@ -78,16 +148,17 @@ class FreezeThaw(Policy):
     @classmethod
     def space(cls) -> Space:
         """How many new configurations are candidates in a decision, by their source; how many
-        random ones are tried before the first forecast; a step's share of what is trained; and
-        the factor on the probability of new configurations."""
+        trials the opening race has; a step's share of what is trained; and how many horizons are
+        drawn in a decision."""
         return Space(
             {
                 "proposals": Integer(0, 64, default=1),
-                "neighbours": Integer(0, 256, default=24),
-                "random": Integer(0, 256, default=24),
-                "start": Integer(1, 100, default=3),
-                "growth": Float(0.0, 1.0, default=0.0),
-                "eagerness": Float(0.0, 1.0, default=0.8),
+                "neighbours": Integer(0, 256, default=16),
+                "sobol": Integer(0, 256, default=16),
+                "prior": Integer(0, 256, default=8),
+                "opening": Integer(1, 100, default=9),
+                "growth": Float(0.0, 1.0, default=0.2),
+                "horizons": Integer(1, 8, default=3),
             }
         )
 
@@ -98,7 +169,8 @@ class FreezeThaw(Policy):
     def observe(
         self, context: SearchContext, state: _State, event: Event, trials: Trials
     ) -> _State:
-        """Note a trial's configuration, and its first and best value."""
+        """Note a trial's configuration, its first and best value, and what its units cost."""
+        state.costs.observe(event)
         match event:
             case Decided(decision=Start(configuration=configuration)):
                 state.started.add(identity(configuration))
@@ -120,85 +192,159 @@ class FreezeThaw(Policy):
         trials: Trials,
         key: Key,
     ) -> Start | Thaw | Wait | Stop:
-        """Start what comes first, then the most promising candidate."""
+        """The opening race, then the most promising candidate."""
         limit = context.budget.trials
         may_start = limit is None or len(trials) < limit
-        first = len(first_configurations(context)) + int(self.configuration["start"]) - 1
-        if may_start and (len(trials) < first or not state.bests):
-            proposed = propose(1)
-            if proposed:
-                return self._start(context, trials, proposed[0])
-        frozen = _candidates(state, trials)
+        opened = self._open(context, state, propose, trials, may_start)
+        if opened is not None:
+            return opened
         generator = key.generator(_STREAM)
-        new = self._new(context, state, propose, trials, generator) if may_start else []
-        if not state.bests or not (frozen or new):
+        found = self._candidates(context, state, propose, trials, generator, may_start)
+        if not state.bests or not len(found):
             reason = "every trial is trained to its horizon, and no other may be started"
             return Wait() if trials.in_flight else Stop(reason)
-        ahead = int(generator.integers(1, context.horizon + 1))
-        queries = [Query(min(t.frozen + ahead, t.horizon), trial=t.number) for t in frozen]
-        queries += [Query(ahead, configuration=configuration) for configuration in new]
-        threshold = _threshold(state, trials, 10.0 ** generator.uniform(-4.0, -1.0))
-        likely = forecast(queries).probability_below(threshold)
-        likely[len(frozen) :] *= float(self.configuration["eagerness"])
-        chosen = int(np.argmax(likely))
-        if chosen >= len(frozen):
-            return self._start(context, trials, new[chosen - len(frozen)])
-        if not may_start and not trials.in_flight and self._hopeless(frozen, forecast, trials):
+        chosen = int(np.argmax(self._promise(context, state, found, forecast, trials, generator)))
+        if chosen >= len(found.frozen):
+            return _start(context, trials, found.new[chosen - len(found.frozen)])
+        if not may_start and not trials.in_flight and _hopeless(found.frozen, forecast, trials):
             return Stop(f"no trial is more likely than {UNLIKELY:.0%} to beat the best")
-        trial = frozen[chosen]
+        trial = found.frozen[chosen]
         step = max(1, round(float(self.configuration["growth"]) * trial.frozen))
-        return Thaw(trial.number, min(trial.frozen + step, trial.horizon))
+        return Thaw(trial.number, trial.frozen + min(step, int(found.most[chosen])))
 
-    def _start(self, context: SearchContext, trials: Trials, configuration: Configuration) -> Start:
-        return Start(len(trials), configuration, context.horizon, 1)
+    def _open(
+        self,
+        context: SearchContext,
+        state: _State,
+        propose: ProposeFunction,
+        trials: Trials,
+        may_start: bool,
+    ) -> Start | Thaw | None:
+        """The next segment of the opening race; None if it waits for others or is over."""
+        asked_for = len(first_configurations(context)) - 1
+        count = asked_for + int(self.configuration["opening"])
+        promoted = opening.promotion(trials, count, context.horizon)
+        if promoted is not None and _in_time(context, state, trials, promoted):
+            return promoted
+        if may_start and (len(trials) < count or not state.bests):
+            proposed = propose(1)
+            if proposed:
+                return _start(context, trials, proposed[0])
+        return None
 
-    def _hopeless(self, frozen: list[Trial], forecast: ForecastFunction, trials: Trials) -> bool:
-        assert trials.best is not None
-        ends = forecast([Query(trial.horizon, trial=trial.number) for trial in frozen])
-        return bool(ends.probability_below(trials.best[0]).max() < UNLIKELY)
-
-    def _new(
+    def _candidates(
         self,
         context: SearchContext,
         state: _State,
         propose: ProposeFunction,
         trials: Trials,
         generator: np.random.Generator,
-    ) -> list[Configuration]:
-        """New configurations, all different and none of a trial."""
-        proposals = int(self.configuration["proposals"])
-        found = propose(proposals) if proposals else []
-        taken = state.started | {identity(configuration) for configuration in found}
-        parents = sorted(state.bests, key=lambda number: (state.bests[number], number))[:PARENTS]
-        for index in range(int(self.configuration["neighbours"]) if parents else 0):
-            parent = trials[parents[index % len(parents)]].configuration
-            neighbour = context.space.neighbour(parent, generator)
-            if identity(neighbour) not in taken:
-                taken.add(identity(neighbour))
-                found.append(neighbour)
-        half = int(self.configuration["random"]) // 2
-        found += unseen(context.space, generator, half, taken, prior=True)
-        taken |= {identity(configuration) for configuration in found}
-        return found + unseen(context.space, generator, half, taken)
+        may_start: bool,
+    ) -> _Candidates:
+        """All that a worker could train at least one more unit of, with its cost."""
+        frozen = candidates.frozen(trials, state.bests, FROZEN)
+        new: list[Configuration] = []
+        if may_start:
+            counts = {
+                source: int(self.configuration[source])
+                for source in ("proposals", "neighbours", "sobol", "prior")
+            }
+            new = candidates.new(
+                context, trials, state.bests, state.started, propose, generator, counts
+            )
+        most = np.array([*(t.horizon - t.frozen for t in frozen), *[context.horizon] * len(new)])
+        left = _units_left(context, trials)
+        most = np.minimum(most.astype(float), max(left, 1.0))
+        if context.budget.seconds is None:
+            return _Candidates(frozen, new, most, np.ones(len(most)))
+        model = state.costs.model(trials)
+        unit = np.append([model.of_trial(trial.number) for trial in frozen], model.of_new(new))
+        warm_up = model.warm_up - 1.0
+        counted = context.budget.units is None
+        found = _Candidates(
+            frozen,
+            new,
+            most,
+            unit if counted else np.ones(len(unit)),
+            warm_up if counted else 0.0,
+        )
+        return found.within(context.budget.seconds - trials.at, unit, warm_up)
+
+    def _promise(
+        self,
+        context: SearchContext,
+        state: _State,
+        found: _Candidates,
+        forecast: ForecastFunction,
+        trials: Trials,
+        generator: np.random.Generator,
+    ) -> FloatArray:
+        """Mean probability of every candidate to beat a threshold by a horizon, per cost."""
+        parts = int(self.configuration["horizons"])
+        ahead = [
+            1 + int(context.horizon * (part + generator.random()) / parts) for part in range(parts)
+        ]
+        margins = 10.0 ** -generator.uniform(1.0, 4.0, size=(parts, THRESHOLDS))
+        pending = _pending(trials)
+        queries = [query for h in ahead for query in found.queries(h)]
+        forecasts = forecast(queries + pending)
+        expected = forecasts.quantile(0.5)[len(queries) :].tolist() if pending else []
+        best = min([min(state.bests.values()), *expected])
+        beaten = _thresholds(state, trials, best, margins)
+        likely = np.zeros((parts, len(found)))
+        for column in range(THRESHOLDS):
+            each = np.append(np.repeat(beaten[:, column], len(found)), [best] * len(pending))
+            below = forecasts.probability_below(each)[: len(queries)]
+            likely += below.reshape(parts, len(found))
+        return np.asarray(
+            np.mean([p / found.prices(h) for p, h in zip(likely, ahead, strict=True)], 0)
+        )
 
 
-def _threshold(state: _State, trials: Trials, margin: float) -> float:
-    """The value to beat: `margin` of the way from the best to the ideal value, or, where that
-    is unknown or nearer, of the way from where trials start to the best."""
-    scale = scales.fitted(trials.objective, list(state.firsts.values()), list(state.bests.values()))
-    best = min(state.bests.values())
-    if scale.origin is not None:
-        return float(scale.restore(scale.normalise(np.array(best)) - margin))
-    ideal = scales.ideal(trials.objective, best)
-    return best - margin * max(scale.width, 0.0 if ideal is None else best - ideal)
+def _start(context: SearchContext, trials: Trials, configuration: Configuration) -> Start:
+    return Start(len(trials), configuration, context.horizon, 1)
 
 
-def _candidates(state: _State, trials: Trials) -> list[Trial]:
-    """Frozen trials that may go on, at most `FROZEN`, by number."""
-    found = [t for t in trials.all.values() if t.status == "frozen" and t.number in state.bests]
-    if len(found) > FROZEN:
-        ranked = sorted(found, key=lambda trial: (state.bests[trial.number], trial.number))
-        best, rest = ranked[: FROZEN // 2], ranked[FROZEN // 2 :]
-        newest = sorted(rest, key=lambda trial: -trial.number)[: FROZEN - len(best)]
-        found = sorted([*best, *newest], key=lambda trial: trial.number)
+def _in_time(context: SearchContext, state: _State, trials: Trials, thaw: Thaw) -> bool:
+    """Whether one unit of a trial ends before the deadline, if there is one."""
+    if context.budget.seconds is None:
+        return True
+    seconds = state.costs.model(trials).of_trial(thaw.trial)
+    return trials.at + seconds <= context.budget.seconds
+
+
+def _units_left(context: SearchContext, trials: Trials) -> float:
+    """Units that are neither trained nor on their way."""
+    if context.budget.units is None:
+        return math.inf
+    flying = (trials[number] for number in trials.in_flight)
+    ahead = sum(max(0, (trial.target or 0) - trial.last) for trial in flying)
+    return context.budget.units - trials.units - ahead
+
+
+def _pending(trials: Trials) -> list[Query]:
+    """Asks what the segments in flight will bring."""
+    found = []
+    for number in trials.in_flight:
+        trial = trials[number]
+        if trial.target is not None and trial.metrics:
+            found.append(Query(trial.target, trial=number))
+        elif trial.target is not None:
+            found.append(Query(trial.target, configuration=trial.configuration))
     return found
+
+
+def _hopeless(frozen: list[Trial], forecast: ForecastFunction, trials: Trials) -> bool:
+    assert trials.best is not None
+    ends = forecast([Query(trial.horizon, trial=trial.number) for trial in frozen])
+    return bool(ends.probability_below(trials.best[0]).max() < UNLIKELY)
+
+
+def _thresholds(state: _State, trials: Trials, best: float, margins: FloatArray) -> FloatArray:
+    """The values to beat, of the shape of `margins`: so much of the way from the best to the ideal
+    value, or, where that is unknown or nearer, of the way from where trials start to the best."""
+    scale = scales.fitted(trials.objective, list(state.firsts.values()), list(state.bests.values()))
+    if scale.origin is not None:
+        return scale.restore(scale.normalise(np.array(best)) - margins)
+    ideal = scales.ideal(trials.objective, best)
+    return best - margins * max(scale.width, 0.0 if ideal is None else best - ideal)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 from scipy.stats import qmc
 
 from autotune.decide.configurations import TRIES, identity
 from autotune.plugins.search import FloatArray, Key, Proposer, SearchContext
 from autotune.plugins.trials import Trials
-from autotune.space import Configuration
+from autotune.space import Configuration, Space
 
 _BLOCK = 64
 
@@ -47,6 +49,19 @@ class Sobol(Proposer):
                 taken.add(text)
                 found.append(configuration)
         return found
+
+
+def rotated(space: Space, count: int, generator: np.random.Generator) -> list[Configuration]:
+    """`count` points of one Sobol sequence, all moved by the same random vector modulo 1 (Cranley
+    and Patterson 1976): as even as the sequence, and elsewhere at every draw. Forbidden ones are
+    among them."""
+    dimensions = len(space.slots)
+    if not dimensions:
+        return [space.default()][:count]
+    shift = generator.random(dimensions)
+    blocks = [_points(0, dimensions, block) for block in range(-(-count // _BLOCK))]
+    points = chain.from_iterable(blocks)
+    return [space.decode((point + shift) % 1.0) for point in islice(points, count)]
 
 
 @lru_cache(maxsize=256)

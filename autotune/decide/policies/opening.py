@@ -1,0 +1,54 @@
+"""The opening of a model-based search: a short race, by observed values alone.
+
+A forecaster that has seen only first epochs does not know how curves of this task go on: where
+learning takes off late, all first epochs look alike and nothing seems worth going on with; where
+the first few trials happen to be good, nothing seems worth starting. Both cost the freeze-thaw
+search its first hundred epochs on recorded tables. So the first trials run a small successive
+halving (Karnin et al. 2013; by promotion as in Li et al. 2020, 1810.05934): all of them a little,
+the better third of them three times as long, and so on. What is chosen at the end is good already,
+and the forecaster has seen long curves beside short ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+from autotune.plugins.search import Thaw
+from autotune.plugins.trials import Trial, Trials
+
+REDUCTION = 3
+"""One in so many is promoted, to so many times the length."""
+
+
+def levels(horizon: int, trials: int) -> list[int]:
+    """Units at which the first `trials` trials are compared: 1, 3, 9, ... up to the horizon, while
+    there is one to promote."""
+    found = [1]
+    while found[-1] * REDUCTION <= min(horizon, trials):
+        found.append(found[-1] * REDUCTION)
+    return found
+
+
+def promotion(trials: Trials, count: int, horizon: int) -> Thaw | None:
+    """Of the first `count` trials the one to go on with: the best that is frozen below the next
+    level and among the best third at its own, from the highest level down. None if there is none.
+    """
+    first = [trials[number] for number in range(min(count, len(trials)))]
+    rungs = levels(horizon, count)
+    for low, high in zip(reversed(rungs[:-1]), reversed(rungs[1:]), strict=True):
+        there = [trial for trial in first if trial.status == "failed" or trial.last >= low]
+        ranked = sorted((_best(trials, trial, low), trial.number) for trial in there)
+        for value, number in ranked[: len(there) // REDUCTION]:
+            trial = trials[number]
+            to = min(high, trial.horizon)
+            if math.isfinite(value) and trial.status == "frozen" and trial.frozen < to:
+                return Thaw(number, to)
+    return None
+
+
+def _best(trials: Trials, trial: Trial, unit: int) -> float:
+    """The best finite value up to a unit; infinite of a trial that failed."""
+    if trial.status == "failed":
+        return math.inf
+    values = (trials.score(trial.metrics.get(step, {})) for step in range(1, unit + 1))
+    return min((value for value in values if math.isfinite(value)), default=math.inf)
