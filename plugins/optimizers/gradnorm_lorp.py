@@ -31,6 +31,7 @@ class GradNormLoRPOptimizer(MatrixOptimizer):
     With the gradient G of W: ``g_d = sum over a row of V * G``; ``g_V = d * (G - V * g_d)``
     (gradients of ``d`` and of ``v`` in ``W = d * v / |v|`` at ``|v| = 1``). ``d`` takes Adam's
     step for ``g_d``; ``V`` takes GaLore's for ``g_V``, times ``scale``; then ``W = d * V / |V|``.
+    Decay comes before all that.
     The matrix itself holds ``d`` and ``V``: state beside GaLore's is two numbers a row.
     """
 
@@ -44,6 +45,7 @@ class GradNormLoRPOptimizer(MatrixOptimizer):
         states: list[dict[str, Any]],
     ) -> None:
         """Split, step both parts, and join them again."""
+        decay_(group, parameters)
         weights = [wide(parameter) for parameter in parameters]
         norms = [weight.norm(dim=1, keepdim=True).add_(_TINY) for weight in weights]
         rows = list(torch._foreach_div(weights, norms))
@@ -62,7 +64,6 @@ class GradNormLoRPOptimizer(MatrixOptimizer):
 
         before = _joined(norms, rows)
         rate = group["lr"]
-        decay_(group, norms)
         torch._foreach_add_(rows, row_updates, alpha=-rate * group["scale"])
         torch._foreach_add_(norms, norm_updates, alpha=-rate)
         # By the difference, so that a rate of zero leaves every bit of the matrix.
@@ -96,8 +97,8 @@ class GradNormLoRP(Optimizer):
     """GaLore for the direction of every row, Adam for its length.
 
     Follows the paper's weight normalisation ``w = d * v / |v|`` and its projection of the
-    direction's gradient; decay is decoupled and precedes the step. The paper projects from both
-    sides in one place and from one in its memory table and code; this projects from one, as
+    direction's gradient; decay is decoupled and comes first. The paper projects from both sides
+    in one place and from one in its memory table and code; this projects from one, as
     ``galore`` does. The author code keeps a copy of the weights (and, in one file, never writes
     the result back; in another, overwrites the stepped norms); the low-rank factors that the
     paper adds to the weights are adapters here (see ``lora``). What is projected, when, and

@@ -131,6 +131,7 @@ def gradnorm_lorp(weight, gradients, rates):
     """Gradients of length and direction by differentiating w = d v / |v| numerically exactly."""
     lengths, directions, basis = PlainAdam(), PlainAdam(), None
     for step, (g, rate) in enumerate(zip(gradients, rates, strict=True)):
+        weight = weight * (1 - rate * 0.03)
         d = torch.tensor(np.linalg.norm(weight, axis=1, keepdims=True), requires_grad=True)
         v = torch.tensor(weight / d.detach().numpy(), requires_grad=True)
         joined = d * v / v.norm(dim=1, keepdim=True)
@@ -139,7 +140,7 @@ def gradnorm_lorp(weight, gradients, rates):
             basis = singular_basis(g_v.numpy(), 3)
         update = up(directions.direction(down(g_v.numpy(), basis)), basis, g.shape)
         new_v = v.detach().numpy() - rate * 0.6 * update
-        new_d = d.detach().numpy() * (1 - rate * 0.03) - rate * lengths.direction(g_d.numpy())
+        new_d = d.detach().numpy() - rate * lengths.direction(g_d.numpy())
         weight = new_d * new_v / np.linalg.norm(new_v, axis=1, keepdims=True)
     return weight
 
