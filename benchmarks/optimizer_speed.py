@@ -32,6 +32,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from autotune.plugins import Optimizer
 from autotune.plugins.discovery import OURS, Failure, load, records
 
+TIMM = frozenset(
+    ["adabelief", "adafactor", "adamp", "adan", "lamb", "lars", "lion", "radam", "sgdp", "muon"]
+)
+"""What timm has of the same names."""
 BUDGET_SECONDS = 20.0
 """No more rounds of one method once this much time has gone, but at least three."""
 FIRST_ORDER_LIMIT = 1.3
@@ -189,20 +193,7 @@ def timm_version(name: str, parameters: list[nn.Parameter]) -> Any:
         from timm.optim import create_optimizer_v2
     except ImportError:
         return None
-    known = [
-        "adabelief",
-        "adafactor",
-        "adamp",
-        "adan",
-        "lamb",
-        "lars",
-        "lion",
-        "nadamw",
-        "radam",
-        "sgdp",
-        "muon",
-    ]
-    if name not in known:
+    if name not in TIMM:
         return None
     return create_optimizer_v2(parameters, opt=name, lr=1e-3)
 

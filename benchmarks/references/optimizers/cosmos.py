@@ -16,9 +16,10 @@ def basis(tracked: Tensor) -> Tensor:
     return torch.linalg.qr(tracked)[0]
 
 
-def normalised(matrix: Tensor, epsilon: float) -> Tensor:
-    """NORM without its factor: the matrix over its Frobenius norm, as in the code with epsilon."""
-    return matrix / (matrix.norm() + epsilon)
+def normalised(matrix: Tensor) -> Tensor:
+    """NORM without its factor: the matrix over its Frobenius norm, to which the code adds its
+    epsilon's default."""
+    return matrix / (matrix.norm() + 1e-8)
 
 
 def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
@@ -56,8 +57,8 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
             inside = (m[name] @ space / (1 - b1**t)) / root @ space.T
             outside = orthogonalised(m[name] - m[name] @ space @ space.T)
             size = w.numel() ** 0.5
-            outside = size * normalised(outside, h["epsilon"])
-            update = size * normalised(inside + h["gamma"] * outside, h["epsilon"])
+            outside = size * normalised(outside)
+            update = size * normalised(inside + h["gamma"] * outside)
             rate_here = rate * h["learning_rate_ratio"]
             weights[name] = (1 - rate_here * decay) * w - rate_here * update
         yield dict(weights)
