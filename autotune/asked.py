@@ -145,8 +145,9 @@ def as_numbers(option: str, given: Sequence[str]) -> dict[str, float | None]:
         except ValueError:
             equals = ""
         if not equals:
-            example = {"--budget": "epochs=300", "--final": "seeds=3"}.get(option, "epochs=30")
-            raise StudyError(f"{option}: got {text!r}, expected such as {example}")
+            examples = {"--budget": "a limit such as epochs=300", "--final": "such as seeds=3"}
+            example = examples.get(option, "such as epochs=30")
+            raise StudyError(f"{option}: got {text!r}, expected {example}")
         if key in found:
             raise StudyError(f"{option}: {key} is given twice")
         found[key] = value

@@ -218,7 +218,7 @@ def test_nothing_trained_is_exit_code_1_with_the_error_in_full(
         (["run", "quick.yaml", "--name", "a/b"], "cannot name a study"),
         (["run", "quick.yaml", "--seed", "-3"], "seed: is -3"),
         (["run", "quick.yaml", "--folder", "quick.yaml"], "no study can be kept"),
-        (["run"], "required: file"),
+        (["run"], "which study file?"),
         (["resume"], "there are no studies in autotune_studies"),
         (["status", "--study", "x"], "there is no study 'x'"),
         (["best", "--folder", "nowhere"], "there are no studies in nowhere"),
