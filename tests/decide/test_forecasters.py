@@ -14,6 +14,7 @@ from autotune.decide.forecasters.gaussian_process import GaussianProcess
 from autotune.decide.forecasters.history import POINTS, beginning, thinned
 from autotune.decide.forecasters.last_value import LastValue
 from autotune.decide.forecasters.quantiles import PROBABILITIES, averaged
+from autotune.plugins import check
 from autotune.plugins.base import PluginError
 from autotune.plugins.search import (
     Decided,
@@ -298,3 +299,8 @@ def test_a_combination_without_members_is_refused() -> None:
         Combination(nobody)
     with pytest.raises(SpaceError):
         Combination.space().validate(nobody)
+
+
+@pytest.mark.parametrize("plugin", [LastValue, GaussianProcess, DeepPowerLaw])
+def test_forecasters_keep_the_contract(plugin: type[Forecaster]) -> None:
+    assert check(plugin).ok

@@ -10,6 +10,7 @@ now it has, in part, later) and noise, their sizes further outputs of the networ
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,6 +33,7 @@ which falls to 0."""
 _OUTPUTS = 5
 _FIRST_DEVIATION, _LEAST_DEVIATION = 0.1, 1e-3
 _DECAY = 1e-3
+_BETAS, _EPSILON, _CLIP = (0.9, 0.999), 1e-8, 5.0 * MEMBERS
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def trained(examples: Examples, seed: int) -> Networks:
     parameters = [*layers, persistence]
     for parameter in parameters:
         parameter.requires_grad_()
-    optimizer = torch.optim.Adam(parameters, lr=RATE, weight_decay=_DECAY)
+    adam = _Adam(parameters)
     uniform = torch.rand(
         MEMBERS, int(examples.curve.max()) + 1, generator=generator, dtype=torch.float64
     )
@@ -95,15 +97,38 @@ def trained(examples: Examples, seed: int) -> Networks:
     value = torch.from_numpy(examples.value)
     count = len(value)
     for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
         rows = torch.randperm(count, generator=generator)[:BATCH]
         mean, variance = _moments(layers, persistence, *(tensor[rows] for tensor in tensors))
         loss = (weight[:, rows] * ((value[rows] - mean) ** 2 / variance + variance.log())).sum()
-        optimizer.zero_grad()
-        (loss / len(rows)).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0 * MEMBERS)
-        optimizer.step()
+        gradients = torch.autograd.grad(loss / len(rows), parameters)
+        adam.step(gradients, RATE * (1 - step / STEPS))
     return Networks([layer.detach() for layer in layers], persistence.detach())
+
+
+class _Adam:
+    """Adam (Kingma and Ba 2015, 1412.6980) on clipped gradients, with decoupled weight decay.
+    PyTorch's own loads its compiler at the first step: seconds, and a changed environment."""
+
+    def __init__(self, parameters: list[torch.Tensor]) -> None:
+        self._parameters = parameters
+        self._first = [torch.zeros_like(parameter) for parameter in parameters]
+        self._second = [torch.zeros_like(parameter) for parameter in parameters]
+        self._steps = 0
+
+    def step(self, gradients: Sequence[torch.Tensor], rate: float) -> None:
+        """One step against `gradients`."""
+        self._steps += 1
+        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+        clipped = float((_CLIP / norm.clamp_min(_CLIP)).item())
+        with torch.no_grad():
+            for parameter, gradient, first, second in zip(
+                self._parameters, gradients, self._first, self._second, strict=True
+            ):
+                first.lerp_(clipped * gradient, 1 - _BETAS[0])
+                second.lerp_((clipped * gradient).square(), 1 - _BETAS[1])
+                away = first / (1 - _BETAS[0] ** self._steps)
+                size = (second / (1 - _BETAS[1] ** self._steps)).sqrt() + _EPSILON
+                parameter.mul_(1 - rate * _DECAY).sub_(rate * away / size)
 
 
 def _first(examples: Examples, generator: torch.Generator) -> list[torch.Tensor]:
