@@ -129,7 +129,7 @@ class SANIA(Optimizer):
             parameter_groups(named_parameters, weight_decay=0.0),
             {
                 "lr": self.configuration["learning_rate"],
-                "beta2": variant.get("beta2"),
+                "beta2": variant["beta2"] if variant["name"].startswith("adam") else None,
                 "root": not variant["name"].endswith("_sqr"),
                 "eps": self.configuration["epsilon"],
             },
