@@ -103,10 +103,12 @@ def _settle_share(group: dict[str, Any]) -> float:
             "schedule-free AdamW was asked for a step while its parameters hold the averages; "
             "call train() before training goes on"
         )
+    if group["lr"] == 0:
+        return 0.0
     group["largest_lr"] = max(group["largest_lr"], group["lr"])
     weight = group["largest_lr"] ** 2
     group["weight_sum"] += weight
-    return float(weight / group["weight_sum"]) if group["weight_sum"] else 0.0
+    return float(weight / group["weight_sum"])
 
 
 class ScheduleFreeAdamW(Optimizer):
@@ -114,7 +116,8 @@ class ScheduleFreeAdamW(Optimizer):
 
     Best with a constant schedule, or a warm-up and then a constant. Batch norm's running
     statistics belong to the weights trained at, not to their average: the authors advise
-    renewing them before judging, which is not done here.
+    renewing them before judging, which is not done here. At a rate of zero nothing moves; in the
+    authors' code the average still draws the weights along.
     """
 
     name: ClassVar[str] = "schedule_free_adamw"
