@@ -191,7 +191,7 @@ def timm_version(name: str, parameters: list[nn.Parameter]) -> Any:
     """timm's version of a method, None where it has none or is not installed."""
     try:
         from timm.optim import create_optimizer_v2
-    except ImportError:
+    except (ImportError, RuntimeError):  # the latter: a torchvision made for another torch
         return None
     if name not in TIMM:
         return None
@@ -201,7 +201,7 @@ def timm_version(name: str, parameters: list[nn.Parameter]) -> Any:
 def has_timm() -> bool:
     try:
         import timm.optim  # noqa: F401
-    except ImportError:
+    except (ImportError, RuntimeError):  # the latter: a torchvision made for another torch
         return False
     return True
 
