@@ -24,7 +24,7 @@ from autotune.record import RecordError
 from autotune.space import Configuration, Space
 from autotune.space.yaml_text import dump
 
-SEARCH_DEFAULTS = {"policy": "freeze_thaw", "proposer": "tpe", "forecaster": "parametric"}
+SEARCH_DEFAULTS = {"policy": "freeze_thaw", "proposer": "tpe", "forecaster": "pfn"}
 
 
 class StudyError(Exception):

@@ -240,7 +240,7 @@ def decision_milliseconds(trials: int, horizon: int) -> list[float]:
         budget=Budget(units=10**6),
         seed=0,
     )
-    parts = {"policy": "freeze_thaw", "proposer": "tpe", "forecaster": "parametric"}
+    parts = {"policy": "freeze_thaw", "proposer": "tpe", "forecaster": "pfn"}
     search = build_search(context, {kind: {"name": n} for kind, n in parts.items()}, get)
     random = np.random.default_rng(0)
     times: list[float] = []

@@ -11,7 +11,6 @@ whole distributions off.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import re
@@ -29,6 +28,7 @@ from autotune.plugins.execution import Executor
 from autotune.plugins.search import Forecaster, Policy, Proposer
 from autotune.plugins.training import TTA, Adapter, Optimizer, Schedule
 from autotune.space import Space
+from autotune.space.errors import nearest
 
 OURS = "autotune-torch"
 DISABLE = "AUTOTUNE_DISABLE_PLUGINS"
@@ -143,8 +143,8 @@ def find(kind: str, name: str) -> PluginRecord:
             f"there is no {kind} {name!r}: the distribution {OURS} is not installed in this "
             f"Python ({sys.executable}); install it with pip"
         )
-    nearest = difflib.get_close_matches(name, [record.name for record in known], n=1)
-    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    meant = nearest(name, [record.name for record in known])
+    hint = f" (did you mean {meant!r}?)" if meant else ""
     raise PluginError(
         f"there is no {kind} {name!r}{hint}; installed: "
         f"{_listed(record.name for record in known) or 'none'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -99,9 +100,16 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def nearest(name: Any, names: Iterable[Any]) -> str | None:
-    """The name that was probably meant, if any is close."""
-    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.6)
-    return close[0] if close else None
+    """The name that was probably meant, if any is close; of equally close ones that with the
+    longest common beginning, since few mistype a word's first letters."""
+    wanted = str(name)
+    close = difflib.get_close_matches(wanted, [str(n) for n in names], n=5, cutoff=0.6)
+
+    def closeness(candidate: str) -> tuple[float, int]:
+        ratio = difflib.SequenceMatcher(None, candidate, wanted).ratio()
+        return ratio, len(os.path.commonprefix([candidate, wanted]))
+
+    return max(close, key=closeness, default=None)
 
 
 def unknown(path: Path, name: Any, names: Iterable[Any], what: str) -> SpaceError:

@@ -159,7 +159,7 @@ class SearchModel(_Model):
 
     policy: Part = "freeze_thaw"
     proposer: Part = "tpe"
-    forecaster: Part = "parametric"
+    forecaster: Part = "pfn"
 
 
 _CONDITION = {

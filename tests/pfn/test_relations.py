@@ -9,7 +9,6 @@ import torch
 from autotune.pfn import relations
 from autotune.pfn.spaces import SLOTS
 
-
 TIMES = [0.1, 0.2, 0.4, 0.7, 1.0]
 """Each in a part of the time axis of its own."""
 
