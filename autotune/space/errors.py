@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any, Final
 
 Path = tuple[str | int, ...]
@@ -107,7 +107,8 @@ def nearest(name: Any, names: Iterable[Any]) -> str | None:
 
     def closeness(candidate: str) -> tuple[float, int]:
         ratio = difflib.SequenceMatcher(None, candidate, wanted).ratio()
-        return ratio, len(os.path.commonprefix([candidate, wanted]))
+        alike = (one == other for one, other in zip(candidate, wanted, strict=False))
+        return ratio, sum(takewhile(bool, alike))
 
     return max(close, key=closeness, default=None)
 
