@@ -329,7 +329,11 @@ def start(tmp_path: Path, then: str) -> tuple[subprocess.Popen, list[int]]:
     )
     (tmp_path / "study").mkdir()
     driver = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert driver.stdout is not None
     line = driver.stdout.readline()

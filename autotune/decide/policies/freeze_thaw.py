@@ -154,9 +154,9 @@ class FreezeThaw(Policy):
             {
                 "proposals": Integer(0, 64, default=1),
                 "neighbours": Integer(0, 256, default=16),
-                "sobol": Integer(0, 256, default=16),
+                "sobol": Integer(0, 256, default=48),
                 "prior": Integer(0, 256, default=8),
-                "opening": Integer(1, 100, default=9),
+                "opening": Integer(1, 100, default=27),
                 "growth": Float(0.0, 1.0, default=0.2),
                 "horizons": Integer(1, 8, default=3),
             }
