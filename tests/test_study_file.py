@@ -69,7 +69,7 @@ def test_names_alone_and_defaults(tmp_path: Path) -> None:
     assert study.search == {
         "policy": {"name": "freeze_thaw"},
         "proposer": {"name": "tpe"},
-        "forecaster": {"name": "parametric"},
+        "forecaster": {"name": "pfn"},
     }
     assert (study.unit, study.budget.units, study.first, study.seed) == ("step", 1000, (), 0)
     assert (study.executor, study.workers) == ({"name": "local"}, 2)
