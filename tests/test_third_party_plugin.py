@@ -17,14 +17,14 @@ EXAMPLE = ROOT / "examples" / "third_party_plugin"
 SECONDS = 300
 
 STUDY = f"""
-name: adan
+name: yogi
 task: {ROOT}/examples/digits.py:from_scratch
 space:
   architecture:
     width: {{type: integer, low: 4, high: 8, default: 4}}
     depth: 1
     dropout: 0.1
-  optimizer: {{plugins: optimizer, include: [adan]}}
+  optimizer: {{plugins: optimizer, include: [yogi]}}
   schedule: {{plugins: schedule, include: [constant]}}
   adapter: {{plugins: adapter, include: [full]}}
 objectives: [validation_loss]
@@ -75,10 +75,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 def test_is_listed_with_its_origin(installed: Installed) -> None:
     out = installed.run("autotune", "plugins", "list", "--json", "--kind", "optimizer")
     assert out.returncode == 0, out.stderr
-    (adan,) = [entry for entry in json.loads(out.stdout) if entry["name"] == "adan"]
-    assert (adan["distribution"], adan["version"]) == ("autotune-adan", "0.1.0")
-    assert adan["status"] == "ok"
-    assert adan["class"] == "autotune_adan.plugin:Adan"
+    (yogi,) = [entry for entry in json.loads(out.stdout) if entry["name"] == "yogi"]
+    assert (yogi["distribution"], yogi["version"]) == ("autotune-yogi", "0.1.0")
+    assert yogi["status"] == "ok"
+    assert yogi["class"] == "autotune_yogi.plugin:Yogi"
 
 
 def test_its_own_tests_pass(installed: Installed) -> None:
@@ -94,7 +94,7 @@ def test_a_study_tunes_with_it(installed: Installed) -> None:
     best = installed.run("autotune", "best", "--folder", "studies", "--json")
     assert best.returncode == 0, best.stderr
     configuration = json.loads(best.stdout)["configuration"]
-    assert configuration["optimizer"]["name"] == "adan"
+    assert configuration["optimizer"]["name"] == "yogi"
     assert 1e-5 <= configuration["optimizer"]["learning_rate"] <= 1e-1
 
 
@@ -108,5 +108,5 @@ def test_without_it_a_study_that_names_it_is_refused(tmp_path: Path) -> None:
         timeout=SECONDS,
     )
     assert out.returncode == 2
-    assert "adan" in out.stderr
+    assert "yogi" in out.stderr
     assert "Traceback" not in out.stderr

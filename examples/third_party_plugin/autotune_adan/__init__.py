@@ -1,1 +1,0 @@
-"""The optimizer Adan, and its description for autotune."""

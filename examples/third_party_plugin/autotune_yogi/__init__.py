@@ -1,0 +1,1 @@
+"""The optimizer Yogi, and its description for autotune."""
