@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from autotune.decide.final import best_run
 from autotune.decide.holdout import Guard
+from autotune.execute.environment import single_threaded
 from autotune.execute.store import CheckpointStore
 from autotune.header import Header, StudyError
 from autotune.plugins.execution import (
@@ -150,9 +150,7 @@ class Driver:
             self._emit(Restarted(at=self._now()))
             self.errors.clear()
         self._clear_away()
-        # Decisions are many small matrix operations: threads that wait for a core which a worker
-        # is using make them ten times slower.
-        with told_of_signals(self._told), threadpool_limits(1, user_api="blas"):
+        with told_of_signals(self._told), single_threaded():
             try:
                 self.executor.open(self.execution)
                 self._opened = True

@@ -6,11 +6,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import numpy
 import torch
+from threadpoolctl import threadpool_limits
 
 
 @cache
@@ -61,3 +64,19 @@ def available_cores() -> int:
 def threads_for(workers: int) -> int:
     """Torch threads of one worker, so that all workers together share the cores."""
     return max(1, available_cores() // max(1, workers))
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """One thread for this process's matrix operations, as long as it lasts.
+
+    Decisions are many small ones: threads that wait for a core which a worker is using make them
+    ten times slower, torch's no less than those of the BLAS.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(threads)

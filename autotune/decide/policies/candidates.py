@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
@@ -13,18 +15,57 @@ from autotune.plugins.search import ProposeFunction, SearchContext
 from autotune.plugins.trials import Trial, Trials
 from autotune.space import Configuration
 
+SHARE = 1 / 3
+"""Of the trials trained as long, so many may go on."""
+
 PARENTS = 5
 """New configurations are also looked for near so many of the best trials."""
 
 
-def frozen(trials: Trials, bests: Mapping[int, float], most: int) -> list[Trial]:
-    """Frozen trials that may go on, by number; of more than `most` the better half by their best
-    value and of the rest the newest.
+class Standing:
+    """How trials stand among all that were trained as long: at every unit, the best values that
+    trials had found by then, ascending; oriented so that less is better."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, list[float]] = {}
+        self.last: dict[int, tuple[int, float]] = {}
+        self.failed: list[int] = []
+
+    def note(self, number: int, step: int, value: float) -> None:
+        """A trial's value at a unit; units that are trained again count once."""
+        before, best = self.last.get(number, (0, math.inf))
+        if step > before:
+            best = min(best, value) if math.isfinite(value) else best
+            self.last[number] = (step, best)
+            insort(self.found.setdefault(step, []), best)
+
+    def fail(self, number: int) -> None:
+        """A trial ended badly: at every unit that it did not reach it is the worst."""
+        insort(self.failed, self.last.get(number, (0, 0.0))[0])
+
+    def leads(self, trial: Trial) -> bool:
+        """Whether a trial is among the best `SHARE` of those trained as long as it is frozen."""
+        step, best = self.last[trial.number]
+        values = self.found[step]
+        count = len(values) + bisect_left(self.failed, step)
+        return bisect_left(values, best) < max(1, math.ceil(count * SHARE))
+
+
+def frozen(
+    trials: Trials, bests: Mapping[int, float], standing: Standing, most: int
+) -> list[Trial]:
+    """Frozen trials that may go on, by number: those that lead at their length, or all if none
+    does; of more than `most` the better half by their best value and of the rest the newest.
+
+    A forecast leaves every poor curve a small chance to take off. With many of them the likeliest
+    candidate is then one of these, again and again; the rule of successive halving, that only the
+    best of those trained as long go on, ended that on recorded tables.
 
     Args:
         bests: best oriented value of every trial that has one.
     """
     found = [t for t in trials.all.values() if t.status == "frozen" and t.number in bests]
+    found = [trial for trial in found if standing.leads(trial)] or found
     if len(found) > most:
         ranked = sorted(found, key=lambda trial: (bests[trial.number], trial.number))
         best, rest = ranked[: most // 2], ranked[most // 2 :]

@@ -15,6 +15,7 @@ from autotune.decide.policies import candidates, opening
 from autotune.plugins.search import (
     Decided,
     Event,
+    Failed,
     FloatArray,
     ForecastFunction,
     Key,
@@ -48,11 +49,12 @@ _STREAM = 19
 @dataclass
 class _State:
     """First and best finite value of every trial, oriented so that less is better; the identities
-    of all configurations that were started; and what units cost."""
+    of all configurations that were started; how trials stand; and what units cost."""
 
     firsts: dict[int, float] = field(default_factory=dict)
     bests: dict[int, float] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
+    standing: candidates.Standing = field(default_factory=candidates.Standing)
     costs: Costs = field(default_factory=Costs)
 
 
@@ -117,7 +119,8 @@ class FreezeThaw(Policy):
     The first `opening` trials run a small successive halving (`autotune.decide.policies.opening`).
     From then on each decision draws horizons h and thresholds T below the best value, and goes on
     with the candidate that is most likely, on average over them, to be below T after h more units:
-    a frozen trial, or a new configuration. It is trained for one unit, or for the share `growth`
+    a frozen trial that is among the best third of those trained as long, or a new configuration
+    (`autotune.decide.policies.candidates`). It is trained for one unit, or for the share `growth`
     of what it has trained, so that decisions stay few.
 
     h is uniform up to the horizon and T = best - 10^tau * (way from the best to the ideal value),
@@ -176,9 +179,12 @@ class FreezeThaw(Policy):
                 state.started.add(identity(configuration))
             case Observed(trial=number):
                 value = trials.score(event.metrics)
+                state.standing.note(number, event.step, value)
                 if math.isfinite(value):
                     state.firsts.setdefault(number, value)
                     state.bests[number] = min(value, state.bests.get(number, math.inf))
+            case Failed(trial=number, evaluation=None):
+                state.standing.fail(number)
             case _:
                 pass
         return state
@@ -242,7 +248,7 @@ class FreezeThaw(Policy):
         may_start: bool,
     ) -> _Candidates:
         """All that a worker could train at least one more unit of, with its cost."""
-        frozen = candidates.frozen(trials, state.bests, FROZEN)
+        frozen = candidates.frozen(trials, state.bests, state.standing, FROZEN)
         new: list[Configuration] = []
         if may_start:
             counts = {
