@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from recorded import CURVES, load
-from spaces import TRAINING, context, search
+from spaces import TRAINING, context
 
+from autotune.decide import Search
 from autotune.decide.cost import ENOUGH, Costs
+from autotune.decide.forecasters.parametric import Parametric
+from autotune.decide.policies.freeze_thaw import FreezeThaw
+from autotune.decide.proposers.random import Random
 from autotune.plugins.search import Budget, Decided, Frozen, Key, Observed, Start, Thaw
 from autotune.plugins.trials import Trials
 from autotune.space import Configuration, Float, Ordinal, Space
@@ -113,7 +117,8 @@ def test_of_two_equals_the_cheaper_is_trained_more() -> None:
     spent = {16: 0, 256: 0}
     for seed in (0,):
         found = context(Budget(seconds=80.0), space=CHEAP, workers=1, seed=seed)
-        whole = search(found, "freeze_thaw")
+        # A short opening race: it goes by values alone, whatever a unit costs.
+        whole = Search(found, FreezeThaw({"opening": 4}), Random(), Parametric())
         clock = 0.0
         while clock < 80.0:
             decision = _next(whole, found.seed)
