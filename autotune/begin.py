@@ -423,9 +423,6 @@ class _Recorded(Catalogue):
     def options(self, kind: str) -> dict[str, Space]:
         return {n: s for n, s in super().options(kind).items() if (kind, n) in self._own}
 
-    def names(self, kind: str) -> list[str]:
-        return [name for name in super().names(kind) if (kind, name) in self._own]
-
 
 def _present(recorded: Header, task: Task, given: Any) -> Header:
     """The header that the study would have now."""

@@ -91,7 +91,8 @@ def _fitted(view: StudyView, space: Space) -> tuple[Earlier, list[Configuration]
         notes.update(moved)
         if not moved:
             exact[number] = configuration
-    best = {identity(c): c for c in fitted.values()}
+    # What failed there is a curve to learn from, and nothing to try first.
+    best = {identity(c): c for number, c in fitted.items() if trials[number].status != "failed"}
     kept = _chosen(list(exact))
     curves = tuple(_curve(trials, trials[number], exact[number]) for number in kept)
     candidates = [] if trials.best is None else list(best.values())[:CANDIDATES]
@@ -176,7 +177,7 @@ def _value(node: Any, value: Any, here: str, moved: list[str], notes: Counter[st
     if node.canonical(value) is not MISSING:
         return value
     if isinstance(node, Constant):
-        notes[f"{here}: fixed at {node.value!r} now"] += 1
+        moved.append(f"{here}: fixed at {node.value!r} now")
         return node.value
     if is_number(value) and isinstance(node, Float | Integer):
         inside = min(node.high, max(node.low, value))

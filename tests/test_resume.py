@@ -16,10 +16,11 @@ from study_tasks import Quick, QuickRun
 
 import autotune
 from autotune import record
+from autotune.begin import _Recorded
 from autotune.header import Header, StudyError, differences
 from autotune.plugins.search import Decided, Failed, Objective, Observed, Restarted, Stop
 from autotune.record import Record
-from autotune.space import Integer, Plugins
+from autotune.space import Integer, Plugins, Space
 from autotune.study import Interrupted
 
 
@@ -267,3 +268,10 @@ def test_a_full_disk_stops_the_driver_and_loses_nothing(small_disk: Path) -> Non
     assert not [event for event in result.view.events if isinstance(event, Failed)]
     assert check_replay(result.view) > 0
     assert check_repeats(result.view) >= 0
+
+
+def test_what_was_excluded_may_have_been_left_out_as_well() -> None:
+    own = [("schedule", "constant", "autotune-torch", "0")]
+    schedules = Space({"schedule": Plugins("schedule", exclude=("norm_test",))})
+    resolved = schedules.resolve(_Recorded(None, own))
+    assert list(resolved.parameters["schedule"].options) == ["constant"]

@@ -18,13 +18,14 @@ _KNEE, _SLOPE = 1.2, 0.2
 
 def ideal(objective: Objective, lowest: float) -> float | None:
     """The best value there can be, oriented so that less is better: a known bound, or 0 for a
-    loss that was never below it; None if unknown.
+    loss that was never below it; None if unknown, or if what was observed contradicts the bound.
 
     Args:
         lowest: the least oriented value observed.
     """
     if objective.bounds is not None:
-        return min(objective.sign * bound for bound in objective.bounds)
+        bound = min(objective.sign * bound for bound in objective.bounds)
+        return bound if lowest >= bound else None
     if objective.direction == "minimize" and lowest >= 0:
         return 0.0
     return None

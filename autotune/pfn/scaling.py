@@ -57,10 +57,10 @@ class Scaling:
 def fitted(objective: Objective, firsts: FloatArray, bests: FloatArray) -> Scaling:
     """The scaling of a study.
 
-    Known bounds are kept, unless trials start so near the ideal that little of the range is
-    used. A loss that was never negative has the ideal 0; it is told as a share of what trials
-    start with, logarithmically if the best is `DECADES` below. Of anything else the ideal is
-    taken to be a little beyond the best.
+    Known bounds are kept, unless values lie beyond them, or trials start so near the ideal that
+    little of the range is used. A loss that was never negative has the ideal 0; it is told as a
+    share of what trials start with, logarithmically if the best is `DECADES` below. Of anything
+    else the ideal is taken to be a little beyond the best.
 
     Args:
         firsts, bests: first and best finite value of every trial, oriented, shape (trials,).
@@ -71,8 +71,10 @@ def fitted(objective: Objective, firsts: FloatArray, bests: FloatArray) -> Scali
         return Scaling(high, low)
     start = float(np.median(firsts))
     best = float(bests.min())
-    if objective.bounds is not None:
-        ideal, worst = sorted(objective.sign * bound for bound in objective.bounds)
+    ideal, worst = sorted(objective.sign * bound for bound in objective.bounds or (0.0, 0.0))
+    slack = 0.05 * (worst - ideal)
+    # Bounds that the values contradict (per cent under (0, 1)) are none.
+    if ideal < worst and best >= ideal - slack and start <= worst + slack:
         if ideal <= best and start - ideal < _NARROW * (worst - ideal) and start > ideal:
             worst = min(worst, start + 0.5 * (start - ideal))
         return Scaling(worst, ideal)

@@ -228,6 +228,10 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=400, help="steps between evaluations")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if not hasattr(torch.optim, "Muon"):
+        parser.error(
+            f"training needs torch 2.9 or newer for its optimizer; this is {torch.__version__}"
+        )
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

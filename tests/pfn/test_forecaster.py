@@ -239,3 +239,10 @@ def test_bounds_are_kept_unless_trials_start_near_the_ideal() -> None:
     assert near.normalise(np.array([-1.0]))[0] == 1.0
     assert near.normalise(np.array([-0.95]))[0] < 0.5 < near.normalise(np.array([-0.99]))[0]
     assert near.normalise(np.array([math.nan, math.inf])).tolist() == [0.0, 0.0]
+
+
+def test_bounds_that_the_values_contradict_are_none() -> None:
+    per_cent = scaling.fitted(ACCURACY, np.array([-30.0, -40.0]), np.array([-80.0, -93.9]))
+    y = per_cent.normalise(np.array([-40.0, -80.0, -93.9, -95.0]))
+    assert (np.diff(y) > 0).all()
+    assert 0 < y[0] < y[2] < 1

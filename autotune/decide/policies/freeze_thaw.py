@@ -207,7 +207,7 @@ class FreezeThaw(Policy):
         generator = key.generator(_STREAM)
         found = self._candidates(context, state, propose, trials, generator, may_start)
         if not state.bests or not len(found):
-            reason = "every trial is trained to its horizon, and no other may be started"
+            reason = "no trial can be trained further within the budget, and no other begun"
             return Wait() if trials.in_flight else Stop(reason)
         chosen = int(np.argmax(self._promise(context, state, found, forecast, trials, generator)))
         if chosen >= len(found.frozen):
