@@ -121,8 +121,9 @@ class Combination(Forecaster):
 
     @classmethod
     def space(cls) -> Space:
-        """One switch for every forecaster that is installed; at least one is on."""
-        installed = [r.name for r in records("forecaster") if r.name != cls.name]
+        """One switch for every forecaster that can be used here; at least one is on."""
+        names = [record.name for record in records("forecaster") if record.name != cls.name]
+        installed = [name for name in names if _usable(name)]
         return Space(
             {n: Categorical((True, False), default=n in USUAL) for n in installed},
             forbidden=[dict.fromkeys(installed, False)],
@@ -215,3 +216,12 @@ def _asked(history: History, trials: Trials) -> list[Query]:
         steps = {last + 1, min(2 * last, horizon), horizon} - {last, 0}
         queries += [Query(step, trial=number) for step in sorted(steps)]
     return queries
+
+
+def _usable(name: str) -> bool:
+    """Whether a forecaster can be made: it may need a package or a file that is not there."""
+    try:
+        get("forecaster", name)()
+    except PluginError:
+        return False
+    return True

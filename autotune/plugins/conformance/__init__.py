@@ -141,8 +141,8 @@ def _here(plugin: type[Plugin], report: CheckReport) -> Iterator[tuple[str, erra
     """Everything that is checked in this process; yields what another one must check."""
     for general in description.CHECKS:
         _note(report, _title(general), partial(general, plugin))
-    if report.failures:
-        # Without a sound description nothing can be built of it.
+    if report.failures or _title(description.check_construction) in report.skipped:
+        # Without a sound description, or what it needs, nothing can be built of it.
         return
     refused = description.unsupported(plugin)
     if refused:

@@ -13,9 +13,9 @@ import cloudpickle
 import numpy as np
 
 from autotune.plugins import discovery
-from autotune.plugins.base import ModelInfo, Plugin
+from autotune.plugins.base import ModelInfo, Plugin, PluginError
 from autotune.plugins.conformance import laboratory
-from autotune.plugins.conformance.comparing import Fault, difference, within_remit
+from autotune.plugins.conformance.comparing import Fault, NotApplicable, difference, within_remit
 from autotune.space import Space, SpaceError
 
 SAMPLES = 50
@@ -76,7 +76,12 @@ def check_space(plugin: type[Plugin]) -> None:
 
 def check_construction(plugin: type[Plugin]) -> None:
     """It can be made from its default and from any configuration of its space, which it leaves
-    as it was; and its class reaches another process."""
+    as it was; and its class reaches another process. One that says it cannot be used here (by a
+    PluginError: a package it needs is missing) is not checked further."""
+    try:
+        plugin()
+    except PluginError as error:
+        raise NotApplicable(str(error)) from error
     for configuration in [{}, *configurations(plugin, 10)]:
         given = copy.deepcopy(configuration)
         with within_remit("making it"):
