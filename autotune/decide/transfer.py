@@ -193,14 +193,17 @@ def _weighted(earlier: Earlier, near: list[tuple[int, float]], step: int, sign: 
 
 
 def _told(trial: EarlierTrial, number: int, line: Line, context: SearchContext) -> list[Event]:
-    """An earlier trial's events as those of trial `number` of the new study."""
+    """An earlier trial's events as those of trial `number` of the new study, up to its horizon:
+    forecasters take time as a share of that."""
     objective = context.objective
-    last = trial.steps[-1] if trial.steps else 1
-    start = Start(number, trial.configuration, max(trial.horizon, last), last)
+    within = sum(step <= context.horizon for step in trial.steps)
+    last = trial.steps[within - 1] if within else 1
+    start = Start(number, trial.configuration, context.horizon, last)
     events: list[Event] = [Decided(-1, start)]
-    for step, value, seconds in zip(trial.steps, trial.values, trial.seconds, strict=True):
+    told = list(zip(trial.steps, trial.values, trial.seconds, strict=True))[:within]
+    for step, value, seconds in told:
         mapped = objective.sign * (line.slope * objective.sign * value + line.offset)
         events.append(Observed(number, step, {objective.name: mapped}, seconds))
-    if trial.failed:
+    if trial.failed and within == len(trial.steps):
         return [*events, Failed(number, last, "not_finite", "failed in the earlier study")]
     return [*events, Frozen(number, last, "of an earlier study")]

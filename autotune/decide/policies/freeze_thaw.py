@@ -264,6 +264,8 @@ class FreezeThaw(Policy):
         if context.budget.seconds is None:
             return _Candidates(frozen, new, most, np.ones(len(most)))
         model = state.costs.model(trials)
+        if not model.known:
+            return _Candidates(frozen, new, most, np.ones(len(most)))
         unit = np.append([model.of_trial(trial.number) for trial in frozen], model.of_new(new))
         warm_up = model.warm_up - 1.0
         counted = context.budget.units is None
@@ -315,8 +317,8 @@ def _in_time(context: SearchContext, state: _State, trials: Trials, thaw: Thaw) 
     """Whether one unit of a trial ends before the deadline, if there is one."""
     if context.budget.seconds is None:
         return True
-    seconds = state.costs.model(trials).of_trial(thaw.trial)
-    return trials.at + seconds <= context.budget.seconds
+    model = state.costs.model(trials)
+    return not model.known or trials.at + model.of_trial(thaw.trial) <= context.budget.seconds
 
 
 def _units_left(context: SearchContext, trials: Trials) -> float:
