@@ -3,59 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from autotune.plugins.search import FloatArray, Objective
-from autotune.space import Configuration, Float, Space
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from common.tables import RowSpace
 
 CURVES = Path(os.environ.get("AUTOTUNE_CURVES", Path(__file__).parents[3] / "shared" / "curves"))
-
-
-class RowSpace(Space):
-    """A space that proposes, encodes and varies rows of a table only. Decoding gives the
-    nearest row; a neighbour is one of the nearest, nearer ones more often."""
-
-    def __init__(self, points: FloatArray, mask: np.ndarray) -> None:
-        super().__init__({f"x{index}": Float(0.0, 1.0) for index in range(points.shape[1])})
-        self.points, self.mask = points, mask
-        self._rows = {tuple(point): row for row, point in enumerate(points.tolist())}
-
-    def configuration(self, row: int) -> Configuration:
-        return {f"x{index}": value for index, value in enumerate(self.points[row].tolist())}
-
-    def row(self, configuration: Mapping[str, Any]) -> int:
-        return self._rows[tuple(configuration.values())]
-
-    def default(self, given: Mapping[str, Any] | None = None) -> Configuration:
-        return self.configuration(0)
-
-    def sample(
-        self,
-        rng: np.random.Generator,
-        prior: bool = False,
-        given: Mapping[str, Any] | None = None,
-    ) -> Configuration:
-        return self.configuration(int(rng.integers(len(self.points))))
-
-    def encode(self, configuration: Mapping[str, Any]) -> tuple[FloatArray, np.ndarray]:
-        row = self.row(configuration)
-        return self.points[row], self.mask[row]
-
-    def decode(self, values: Any) -> Configuration:
-        return self.configuration(int(self._distances(np.asarray(values)).argmin()))
-
-    def neighbour(
-        self, configuration: Mapping[str, Any], rng: np.random.Generator
-    ) -> Configuration:
-        order = np.argsort(self._distances(self.points[self.row(configuration)]), kind="stable")
-        return self.configuration(int(order[min(int(rng.geometric(0.1)), len(order) - 1)]))
-
-    def _distances(self, point: FloatArray) -> FloatArray:
-        return np.asarray(((self.points - point) ** 2).sum(axis=1))
 
 
 def load(name: str, seed: int) -> tuple[RowSpace, FloatArray, Objective]:

@@ -207,8 +207,7 @@ class FreezeThaw(Policy):
         generator = key.generator(_STREAM)
         found = self._candidates(context, state, propose, trials, generator, may_start)
         if not state.bests or not len(found):
-            reason = "no trial can be trained further within the budget, and no other begun"
-            return Wait() if trials.in_flight else Stop(reason)
+            return Wait() if trials.in_flight else Stop(_exhausted(state, trials, may_start))
         chosen = int(np.argmax(self._promise(context, state, found, forecast, trials, generator)))
         if chosen >= len(found.frozen):
             return _start(context, trials, found.new[chosen - len(found.frozen)])
@@ -319,6 +318,13 @@ def _in_time(context: SearchContext, state: _State, trials: Trials, thaw: Thaw) 
         return True
     model = state.costs.model(trials)
     return not model.known or trials.at + model.of_trial(thaw.trial) <= context.budget.seconds
+
+
+def _exhausted(state: _State, trials: Trials, may_start: bool) -> str:
+    """Why nothing is a candidate."""
+    if may_start or candidates.frozen(trials, state.bests, state.standing, FROZEN):
+        return "no trial can be trained further within the budget, and no other begun"
+    return "every trial that is among the best at its length is trained to its horizon"
 
 
 def _units_left(context: SearchContext, trials: Trials) -> float:
