@@ -135,7 +135,8 @@ def resume(
     Args:
         study: its name in `folder`, or the path of its own folder.
         task: needed if the task was handed to `tune` as an object.
-        executor, workers, device: other than before; what is searched stays the same.
+        executor, workers, device: other than before; what is searched stays the same. Options
+            of the same executor that are not given stay as they were.
         accept_changes: go on although data, task, plugin versions or the plugins' spaces are
             not as they were recorded.
 
@@ -145,7 +146,11 @@ def resume(
     if workers is not None:
         check_count("workers", workers)
     log, header, opened = reopen(find(study, folder), as_address(task), accept_changes)
-    means = Means(executor or header.executor, workers or header.workers, device or header.device)
+    means = Means(
+        other_executor(executor, header.executor),
+        workers or header.workers,
+        device or header.device,
+    )
     return run(log, header, opened, means, progress=progress, listeners=listeners)
 
 
@@ -204,6 +209,17 @@ class Means:
     executor: str | Mapping[str, Any]
     workers: int
     device: str
+
+
+def other_executor(
+    wanted: str | Mapping[str, Any] | None, described: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The executor that is wanted in the place of the one described: another executor's options
+    are not its, the same one's are, unless given anew."""
+    if wanted is None:
+        return dict(described)
+    chosen = as_named(wanted)
+    return {**described, **chosen} if chosen["name"] == described["name"] else chosen
 
 
 def run(

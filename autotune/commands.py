@@ -114,6 +114,11 @@ def _study(parser: argparse.ArgumentParser) -> None:
 
 def _means(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", help="local, ray, or another that is installed")
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a running Ray cluster, such as HOST:PORT, or auto for this machine's",
+    )
     parser.add_argument("--workers", type=int, help="segments that run at once")
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"))
     shown = parser.add_mutually_exclusive_group()
@@ -126,28 +131,37 @@ def _means(parser: argparse.ArgumentParser) -> None:
 
 def run_study(arguments: argparse.Namespace) -> int:
     """``autotune run``"""
-    from autotune.api import as_earlier, run
+    from autotune.api import as_earlier, other_executor, run
     from autotune.begin import begin
 
     file = _file_of(arguments)
     plan = plan_of(file, arguments.folder)
     further = as_earlier(arguments.warm_start, arguments.folder)
     budget, unit = _with_limits(plan.budget, plan.unit, arguments.budget)
-    executor = plan.executor
-    if arguments.executor is not None and arguments.executor != executor["name"]:
-        executor = arguments.executor  # another executor's options are not this one's
     given = {key: getattr(arguments, key) for key in ("name", "seed", "workers", "device")}
     plan = replace(
         plan,
         budget=budget,
         unit=unit,
-        executor=executor,
+        executor=other_executor(_executor(arguments), plan.executor),
         warm_start=(*plan.warm_start, *further),
         **_with_ends(arguments),
         **{key: value for key, value in given.items() if value is not None},
     )
     log, header, task = begin(plan, arguments.folder, exact_name=arguments.name is not None)
     return _conclude(run(log, header, task, progress=arguments.progress))
+
+
+def _executor(arguments: argparse.Namespace) -> str | dict[str, Any] | None:
+    """The executor that the command line asks for, if it does."""
+    from autotune.header import StudyError
+
+    if arguments.ray_address is None:
+        name: str | None = arguments.executor
+        return name
+    if arguments.executor not in (None, "ray"):
+        raise StudyError(f"--ray-address: the executor is {arguments.executor!r}; expected ray")
+    return {"name": "ray", "address": arguments.ray_address}
 
 
 def _file_of(arguments: argparse.Namespace) -> Path:
@@ -231,7 +245,7 @@ def resume_study(arguments: argparse.Namespace) -> int:
 
     result = resume(
         find_study(arguments),
-        executor=arguments.executor,
+        executor=_executor(arguments),
         workers=arguments.workers,
         device=arguments.device,
         accept_changes=arguments.accept_changes,

@@ -215,6 +215,7 @@ def test_nothing_trained_is_exit_code_1_with_the_error_in_full(
         (["run", "quick.yaml", "--budget", "evaluations=-4"], "evaluations is -4"),
         (["run", "quick.yaml", "--budget", "minutes=9.9e999"], "out of all proportion"),
         (["run", "quick.yaml", "--executor", "locale"], "did you mean 'local'"),
+        (["run", "quick.yaml", "--executor", "local", "--ray-address", "a:1"], "expected ray"),
         (["run", "quick.yaml", "--name", "a/b"], "cannot name a study"),
         (["run", "quick.yaml", "--seed", "-3"], "seed: is -3"),
         (["run", "quick.yaml", "--folder", "quick.yaml"], "no study can be kept"),

@@ -11,19 +11,23 @@ import torch
 
 from autotune.execute.store import CheckpointStore, Store
 from autotune.execute.task_address import load_task
+from autotune.execute.task_transfer import Block, dump, load
 from autotune.execute.worker import JobRunner, resolve_device
 from autotune.plugins import PluginError
 from autotune.plugins.execution import Broken, ExecutionContext, Executor, Job
-from autotune.train import TaskError, as_task
+from autotune.train import TaskError
+
+Parcel = tuple[bytes, list[Block]]
+"""A task by value: pickled, and the blocks of its data that are kept apart."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """All of a worker's orders but the task's bytes; plain values.
+    """All of a worker's orders but the task itself; plain values.
 
     Args:
         worker: its number, from 0.
-        address: of the task; None: the task comes as bytes.
+        address: of the task; None: the task comes by value.
         folder: of the study, absolute.
         plugins: the (kind, name, distribution, version) it must have alike.
         device: as in `ExecutionContext`.
@@ -41,7 +45,7 @@ class Opening:
 
     def runner(
         self,
-        task: bytes,
+        task: Parcel,
         interrupted: Callable[[int], bool],
         store: Store | None = None,
         folder: Path | None = None,
@@ -63,12 +67,7 @@ class Opening:
             from autotune.plugins.discovery import verify
 
             verify([(kind, name, dist, version) for kind, name, dist, version in self.plugins])
-        if self.address is not None:
-            opened = load_task(self.address)
-        else:
-            import cloudpickle
-
-            opened = cloudpickle.loads(task)
+        opened = load(*task) if self.address is None else load_task(self.address)
         home = Path(self.folder)
         return JobRunner(
             opened,
@@ -116,26 +115,22 @@ def opening(context: ExecutionContext, worker: int, address: str | None, threads
     )
 
 
-def address_or_bytes(task: Any) -> tuple[str | None, bytes]:
-    """(address, nothing) of a task given by its address, else (None, its pickled bytes).
+def address_or_parcel(task: Any, apart: bool = False) -> tuple[str | None, Parcel]:
+    """(address, nothing) of a task given by its address, else (None, the task).
 
-    The bytes go over a pipe to workers that this process started, and never to disk.
+    It goes over a pipe to workers that this process started, or through Ray's object store, and
+    never to disk.
+
+    Args:
+        apart: keep the blocks of its data out of the pickled bytes.
 
     Raises:
         TaskError: it is no task, or holds something that cannot be sent.
     """
     if isinstance(task, str):
-        return task, b""
-    import cloudpickle
-
-    task = as_task(task)
-    try:
-        return None, cloudpickle.dumps(task)
-    except Exception as error:
-        raise TaskError(
-            f"the task cannot be sent to workers: {type(error).__name__}: {error}. Make what "
-            "cannot be pickled (open files, locks, connections) inside the model or data factory"
-        ) from error
+        return task, (b"", [])
+    blocks: list[Block] = []
+    return None, (dump(task, blocks if apart else None), blocks)
 
 
 def refusal(error: str, message: str, worker: str) -> Exception:

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import secrets
-import signal
-import socket
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,10 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from autotune.execute.environment import available_cores, threads_for
+from autotune.execute.environment import threads_for
+from autotune.execute.handover import Handover
 from autotune.execute.messages import from_plain, to_plain
-from autotune.execute.opening import address_or_bytes, check_options, hung, opening, refusal
-from autotune.execute.ray_worker import PRETRAINED, RayWorker
+from autotune.execute.opening import address_or_parcel, check_options, hung, opening, refusal
+from autotune.execute.ray_cluster import connect, import_ray, share_of_worker
+from autotune.execute.ray_worker import RayWorker
 from autotune.execute.store import CheckpointStore, StoreError
 from autotune.plugins import PluginError
 from autotune.plugins.execution import (
@@ -42,30 +40,10 @@ from autotune.plugins.execution import (
 _STARTS = 3
 """A worker that dies this often before it is ready will not come up at all."""
 
+_PAUSE = 30.0
+"""Seconds before such a worker is tried again, while others work."""
 
-def _import_ray() -> Any:
-    """Ray, told before its import to send no usage statistics."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # keep CUDA_VISIBLE_DEVICES of actors without a GPU as Ray 3 will, and its warning away
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    return ray
-
-
-def _check_listens(address: str) -> None:
-    """Raise `PluginError` if nobody listens at ``host:port``: Ray itself would try for minutes.
-    Other forms of address (``auto``, ``ray://...``) are Ray's to judge."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or "/" in host:
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise PluginError(
-            f"executor ray: no cluster at {address}: {error}; start one with 'ray start --head', "
-            "or leave the address out to have one on this machine"
-        ) from error
+_log = logging.getLogger(__name__)
 
 
 class _Worker:
@@ -79,6 +57,7 @@ class _Worker:
         self.ready = False
         self.shared = True
         self.process = 0
+        self.node = ""
         self.job: Job | None = None
         self.step = 0
         self.heard = 0.0
@@ -93,10 +72,14 @@ class Ray(Executor):
 
     Options: ``address`` (of a running cluster; default: one is started on this machine and
     stopped at the end), ``num_cpus`` and ``num_gpus`` (of each worker; fractions share a
-    device), ``threads`` (of torch in each worker), ``shared_folder`` (whether workers see the
-    study's folder; default: found out), ``start_seconds`` (how long a worker may take to come
-    up; default 300), ``unit_seconds`` (a unit, with the opening of its run, or an evaluation
-    that takes longer hangs: its worker is ended, its trial has failed; default: no limit).
+    device), ``min_workers`` (the study begins when so many are up; the others join when nodes
+    with room for them do; default: all), ``threads`` (of torch in each worker),
+    ``shared_folder`` (whether workers see the study's folder; default: found out),
+    ``start_seconds`` (how long the cluster may be without any worker that is up; default 300),
+    ``unit_seconds`` (a unit, with the opening of its run, or an evaluation that takes longer
+    hangs: its worker is ended, its trial has failed; default: no limit).
+
+    A worker whose node leaves is started again where there is room, or waits for a node.
     """
 
     name: ClassVar[str] = "ray"
@@ -106,6 +89,7 @@ class Ray(Executor):
         "address",
         "num_cpus",
         "num_gpus",
+        "min_workers",
         "threads",
         "shared_folder",
         "start_seconds",
@@ -117,7 +101,9 @@ class Ray(Executor):
         self._workers: list[_Worker] = []
         self._pending: list[Report] = []
         self._started = False
-        self._failed_starts = 0
+        self._begun = False
+        self._failed_starts: dict[int, int] = {}
+        self._later: dict[int, float] = {}
         self._jobs = 0
         self._marker: Path | None = None
 
@@ -129,25 +115,29 @@ class Ray(Executor):
             PluginError: no cluster, no room in it, or a worker lacks a plugin.
         """
         check_options(type(self), context)
+        at_once = _at_once(context)
         self._context = context
         self._store = CheckpointStore(Path(context.folder) / "checkpoints")
         self._store.prepare()
+        self._handover = Handover(Path(context.folder), self._store)
         (Path(context.folder) / "logs").mkdir(parents=True, exist_ok=True)
-        self._ray = _import_ray()
-        self._address, self._task = address_or_bytes(context.task)
+        self._ray = import_ray()
+        self._address, task = address_or_parcel(context.task, apart=True)
         try:
             self._limit = float(context.options.get("unit_seconds", math.inf))
-            self._connect()
-            self._request = self._resources()
+            self._started = connect(self._ray, context.options.get("address"))
+            self._request = share_of_worker(self._ray, context, at_once)
             whole = max(1, int(self._request["num_cpus"]))
             own = threads_for(context.workers) if self._started else whole
             self._threads = int(context.options.get("threads", own))
-            self._task_reference = self._ray.put(self._task)
+            # one copy on each node that has workers, which share it
+            self._task_reference = self._ray.put(task)
             self._mark()
             for number in range(context.workers):
                 self._start(number)
-            while not all(worker.ready for worker in self._workers):
+            while sum(worker.ready for worker in self._workers) < at_once:
                 self._collect(1.0)
+            self._begun = True
         except BaseException:
             self.close()
             raise
@@ -172,14 +162,13 @@ class Ray(Executor):
         worker.step = job.start if isinstance(job, TrainJob) else job.step
         files: dict[str, bytes] = {}
         if not worker.shared:
-            if job.checkpoint is not None and worker.holds.get(type(job)) != wanted:
-                try:
-                    files[job.checkpoint] = self._store.get(job.checkpoint)
-                except StoreError as error:
-                    worker.job = None
-                    self._pending.append(Broken(job.identifier, worker.step, "disk", str(error)))
-                    return
-            files |= self._pretrained_for(worker)
+            warm = worker.holds.get(type(job)) == wanted
+            try:
+                files = self._handover.files_for(job, warm, worker.files)
+            except StoreError as error:
+                worker.job = None
+                self._pending.append(Broken(job.identifier, worker.step, "disk", str(error)))
+                return
         worker.reports = worker.actor.run.options(num_returns="streaming").remote(
             to_plain(job), files
         )
@@ -222,54 +211,7 @@ class Ray(Executor):
         """Process ids of the actors, each on its node."""
         return [worker.process for worker in self._workers]
 
-    # --- the cluster ------------------------------------------------------------------------
-
-    def _connect(self) -> None:
-        """Use the connection that the user's program has, join the cluster that is named, or
-        start one."""
-        if self._ray.is_initialized():
-            return
-        address = self._context.options.get("address")
-        rest: dict[str, Any] = {}
-        if address is not None:
-            _check_listens(address)
-        else:
-            rest = {"num_cpus": available_cores(), "include_dashboard": False}
-        # Ray puts its own handler of SIGTERM in the place of the study's
-        main_thread = threading.current_thread() is threading.main_thread()
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            self._ray.init(
-                address=address or "local",
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                configure_logging=True,
-                **rest,
-            )
-        except Exception as error:
-            where = f"at {address}" if address else "on this machine"
-            raise PluginError(f"executor ray: no cluster {where}: {error}") from error
-        finally:
-            if main_thread and handler is not None:
-                signal.signal(signal.SIGTERM, handler)
-        self._started = True
-
-    def _resources(self) -> dict[str, float]:
-        """What each actor asks for."""
-        total = self._ray.cluster_resources()
-        workers, options = self._context.workers, self._context.options
-        cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-        share = cpus / workers
-        request = {"num_cpus": options.get("num_cpus", share if share < 1 else 1)}
-        wants_gpu = self._context.device != "cpu" and (gpus or self._context.device != "auto")
-        request["num_gpus"] = options.get("num_gpus", min(1.0, gpus / workers) if wants_gpu else 0)
-        for key, kind, there in (("num_cpus", "CPU", cpus), ("num_gpus", "GPU", gpus)):
-            if request[key] * workers > there + 1e-6:
-                raise PluginError(
-                    f"executor ray: {workers} workers with {key} {request[key]:g} need "
-                    f"{request[key] * workers:g} {kind}s; the cluster has {there:g}"
-                )
-        return request
+    # --- workers ----------------------------------------------------------------------------
 
     def _mark(self) -> None:
         """Leave a file by which workers know whether they see the study's folder."""
@@ -291,6 +233,51 @@ class Ray(Executor):
         wait = float(self._context.options.get("start_seconds", 300))
         self._workers.append(_Worker(number, actor, answer, time.monotonic() + wait))
 
+    def _opened(self, worker: _Worker, answer: dict[str, Any]) -> None:
+        if answer["type"] == "refused":
+            called = f"Ray worker {worker.number} on {answer['node']}"
+            error = refusal(answer["error"], answer["message"], called)
+            if not self._begun:
+                raise error
+            # a node that joined later is not as the others are: the study goes on without it
+            self._give_up(worker, str(error))
+            return
+        worker.ready, worker.shared = True, answer["shared"]
+        worker.process, worker.node = answer["process"], answer["node"]
+        self._failed_starts.pop(worker.number, None)
+        if self._context.options.get("shared_folder") is True and not worker.shared:
+            raise PluginError(
+                f"executor ray: shared_folder is set, but worker {worker.number} on "
+                f"{worker.node} does not see {self._context.folder}"
+            )
+
+    def _give_up(self, worker: _Worker, why: str) -> None:
+        self._ray.kill(worker.actor, no_restart=True)
+        self._bury(worker, why)
+
+    def _bury(self, worker: _Worker, message: str) -> None:
+        """Report the job of a dead actor lost, and start another in its place."""
+        self._workers.remove(worker)
+        text = " ".join(message.split())[:500]
+        if worker.job is not None:
+            lost = (
+                f"Ray worker {worker.number} (process {worker.process} on {worker.node}) "
+                f"died: {text}"
+            )
+            self._pending.append(WorkerLost(worker.job.identifier, lost))
+        if not worker.ready:
+            failed = self._failed_starts[worker.number] = (
+                self._failed_starts.get(worker.number, 0) + 1
+            )
+            if failed >= _STARTS:
+                if not any(other.ready for other in self._workers):
+                    raise PluginError(f"executor ray: workers do not come up: {text}")
+                if failed == _STARTS:
+                    _log.warning("worker %d does not come up: %s", worker.number, text)
+                self._later[worker.number] = time.monotonic() + _PAUSE
+                return
+        self._start(worker.number)
+
     # --- reports ----------------------------------------------------------------------------
 
     def _collect(self, timeout: float) -> None:
@@ -304,10 +291,11 @@ class Ray(Executor):
                 elif worker.job is not None:
                     waiting[worker.reports] = worker
             left = max(0.0, min(end, self._next_deadline()) - time.monotonic())
-            if not waiting:
+            ready: list[Any] = []
+            if waiting:
+                ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=left)
+            elif left:
                 time.sleep(left)
-                return
-            ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=left)
             for source in ready:
                 self._take(waiting[source], source)
             self._check_deadlines()
@@ -325,9 +313,8 @@ class Ray(Executor):
             self._bury(worker, str(error))
             return
         except (self._ray.exceptions.RayError, StopIteration) as error:
-            # nothing of the task's gets here: the actor itself is at fault
-            self._ray.kill(worker.actor, no_restart=True)
-            self._bury(worker, f"{type(error).__name__}: {error}")
+            # nothing of the task's gets here: the actor itself, or its node, is at fault
+            self._give_up(worker, f"{type(error).__name__}: {error}")
             return
         report = from_plain(message)
         worker.heard = time.monotonic()
@@ -346,87 +333,29 @@ class Ray(Executor):
             worker.job = worker.reports = None
         self._pending.append(report)
 
-    def _opened(self, worker: _Worker, answer: dict[str, Any]) -> None:
-        if answer["type"] == "refused":
-            called = f"Ray worker {worker.number}"
-            raise refusal(answer["error"], answer["message"], called)
-        worker.ready, worker.shared = True, answer["shared"]
-        worker.process = answer["process"]
-        self._failed_starts = 0
-        if self._context.options.get("shared_folder") is True and not worker.shared:
-            raise PluginError(
-                f"executor ray: shared_folder is set, but worker {worker.number} does not see "
-                f"{self._context.folder}"
-            )
-
     def _keep(self, worker: _Worker, done: Done, files: Mapping[str, bytes]) -> Report | None:
-        """Put what a worker made elsewhere into the study's folder: only then is the job done.
-        None if the worker had to be given up."""
-        assert worker.job is not None
+        """Keep what a worker made elsewhere: only then is the job done. None if the worker had
+        to be given up."""
         try:
-            for name, data in files.items():
-                if "/" not in name:
-                    self._store.put(name, data)
-                elif not self._keep_pretrained(name, data):
-                    self._ray.kill(worker.actor, no_restart=True)
-                    self._bury(worker, f"another worker had made {name} first")
-                    return None
-                else:
-                    worker.files.add(name)
+            other = self._handover.keep(files, worker.files)
         except StoreError as error:
             return Broken(done.identifier, done.step, "disk", str(error))
+        if other is not None:
+            self._give_up(worker, f"another worker had made {other} first")
+            return None
         return done
 
-    def _pretrained_for(self, worker: _Worker) -> dict[str, bytes]:
-        """Pretrained weights of the study that the worker has not got."""
-        folder = Path(self._context.folder)
-        names = {
-            str(path.relative_to(folder)): path
-            for path in (folder / PRETRAINED).rglob("*.safetensors")
-        }
-        new = {name: path.read_bytes() for name, path in names.items() if name not in worker.files}
-        worker.files.update(new)
-        return new
-
-    def _keep_pretrained(self, name: str, data: bytes) -> bool:
-        """Keep pretrained weights made on a node. False if the study has others by that name:
-        checkpoints are kept as differences to them, so there can be only one."""
-        path = Path(self._context.folder) / name
-        if path.exists():
-            return path.read_bytes() == data
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(path)
-        return True
-
-    def _bury(self, worker: _Worker, message: str) -> None:
-        """Report the job of a dead actor lost, and start another in its place."""
-        self._workers.remove(worker)
-        text = " ".join(message.split())[:500]
-        if not worker.ready:
-            self._failed_starts += 1
-            if self._failed_starts >= _STARTS:
-                raise PluginError(f"executor ray: workers do not come up: {text}")
-        if worker.job is not None:
-            lost = f"Ray worker {worker.number} (process {worker.process}) died: {text}"
-            self._pending.append(WorkerLost(worker.job.identifier, lost))
-        self._start(worker.number)
-
     def _next_deadline(self) -> float:
-        return min(
-            (worker.heard + self._limit for worker in self._workers if worker.job is not None),
-            default=math.inf,
-        )
+        hangs = (worker.heard + self._limit for worker in self._workers if worker.job is not None)
+        return min((*hangs, *self._later.values()), default=math.inf)
 
     def _check_deadlines(self) -> None:
-        """Give up on a cluster that brings no worker up; end a worker that hangs."""
+        """Give up on a cluster that brings no worker up; end a worker that hangs; try again
+        what did not start."""
         now = time.monotonic()
+        working = self._begun and any(worker.ready for worker in self._workers)
         for worker in list(self._workers):
-            if not worker.ready and now > worker.deadline:
+            if not worker.ready and now > worker.deadline and not working:
                 raise PluginError(
                     f"executor ray: worker {worker.number} did not come up in time; it asks for "
                     f"{self._request}, available now: {self._ray.available_resources()}"
@@ -434,5 +363,18 @@ class Ray(Executor):
             if worker.job is not None and now > worker.heard + self._limit:
                 self._pending.append(hung(worker.job, worker.step, self._limit))
                 worker.job = None
-                self._ray.kill(worker.actor, no_restart=True)
-                self._bury(worker, "")
+                self._give_up(worker, "")
+        for number in [number for number, due in self._later.items() if now >= due]:
+            del self._later[number]
+            self._start(number)
+
+
+def _at_once(context: ExecutionContext) -> int:
+    """How many workers must be up for the study to begin."""
+    wanted = context.options.get("min_workers", context.workers)
+    if type(wanted) is not int or not 1 <= wanted <= context.workers:
+        raise PluginError(
+            f"executor ray: min_workers is {wanted!r}; expected a whole number from 1 to workers "
+            f"({context.workers})"
+        )
+    return wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 import traceback
@@ -10,13 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from autotune.execute.handover import PRETRAINED
 from autotune.execute.messages import from_plain, to_plain
-from autotune.execute.opening import Opening
+from autotune.execute.opening import Opening, Parcel
 from autotune.execute.store import pack, unpack
 from autotune.plugins.execution import Done
-
-PRETRAINED = "pretrained"
-"""Folder of pretrained weights within a run's folder; see `RunContext.folder`."""
 
 
 class _HandedStore:
@@ -48,13 +47,13 @@ class RayWorker:
         self._known: set[str] = set()
 
     def open(
-        self, orders: dict[str, Any], task: bytes, path: list[str], marker: tuple[str, str] | None
+        self, orders: dict[str, Any], task: Parcel, path: list[str], marker: tuple[str, str] | None
     ) -> dict[str, Any]:
         """Import the task.
 
         Args:
             orders: the fields of an `Opening`.
-            task: by value, unless it has an address.
+            task: by value, unless it has an address; its data stays in the object store.
             path: the driver's import path; what exists here is made importable.
             marker: a file in the study's folder and its content, by which a worker knows that
                 it sees that folder; None: take it as unseen.
@@ -75,8 +74,18 @@ class RayWorker:
             )
         except (Exception, SystemExit) as error:
             traceback.print_exc()
-            return {"type": "refused", "error": type(error).__name__, "message": str(error)}
-        return {"type": "ready", "shared": self._handed is None, "process": os.getpid()}
+            return {
+                "type": "refused",
+                "error": type(error).__name__,
+                "message": str(error),
+                "node": socket.gethostname(),
+            }
+        return {
+            "type": "ready",
+            "shared": self._handed is None,
+            "process": os.getpid(),
+            "node": socket.gethostname(),
+        }
 
     def run(
         self, message: dict[str, Any], files: Mapping[str, bytes]

@@ -46,7 +46,7 @@ def main(descriptor: int, parent: int) -> None:
         from autotune.execute.opening import Opening
 
         opening = Opening(**message["opening"])
-        runner = opening.runner(binary, interrupted.__contains__)
+        runner = opening.runner((binary, []), interrupted.__contains__)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         connection.sendall(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """`value` with `function` applied to each tensor in its tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return function(value)

@@ -1,6 +1,6 @@
 """One Ray cluster of this machine for the whole module: starting it takes seconds."""
 
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -28,10 +28,14 @@ def cluster():
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         first.open(context(execute_tasks.small, Path(folder), workers=2))
+        from ray._common.usage import usage_lib
+
         print(f"\nRay with two workers is up after {time.perf_counter() - begun:.1f} s")
         assert signal.getsignal(signal.SIGTERM) is handler
-        assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        assert not usage_lib.usage_stats_enabled()
         yield first
+        session = Path(first._ray._private.worker._global_node.get_session_dir_path())
+        assert not list(session.rglob("usage_stats.json"))
         first.close()
     assert not sys.modules["ray"].is_initialized(), "the cluster it started is stopped"
 
@@ -90,6 +94,22 @@ def test_units_stream_and_an_interrupt_freezes(ray_workers: Ray) -> None:
     assert (done.step, done.exact) == (3, True)
 
 
+def test_a_trial_goes_on_where_it_is_warm(ray_workers: Ray) -> None:
+    jobs = [train(0, 1), train(1, 1)]
+    for _ in range(4):
+        for job in jobs:
+            ray_workers.submit(job)
+        at = {worker.job.trial: worker.number for worker in ray_workers._workers}
+        ends = {}
+        while len(ends) < 2:
+            ends |= {r.identifier: r for r in ray_workers.poll(5.0) if isinstance(r, Done)}
+        # in the other order, so that whoever takes the first free worker changes places
+        jobs = [go_on(job, ends[job.identifier], ends[job.identifier].step + 1) for job in jobs]
+        jobs.reverse()
+        assert at == {0: at[0], 1: 1 - at[0]}
+        assert [w.holds[type(jobs[0])][0] for w in ray_workers._workers] == sorted(at, key=at.get)
+
+
 def test_evaluations_run_beside_training(ray_workers: Ray) -> None:
     job = train(0, 2)
     ((*_, done),) = finish(ray_workers, job)
@@ -143,8 +163,9 @@ def test_workers_without_the_folder_hand_their_checkpoints_over(
         kept = tmp_path / "pretrained" / "base.safetensors"
         assert kept.read_bytes() == b"made once"
         # a worker that made others by the same name meanwhile is given up, its job tried again
-        assert executor._keep_pretrained("pretrained/base.safetensors", b"made once")
-        assert not executor._keep_pretrained("pretrained/base.safetensors", b"made twice")
+        base = "pretrained/base.safetensors"
+        assert executor._handover.keep({base: b"made once"}, set()) is None
+        assert executor._handover.keep({base: b"made twice"}, set()) == base
         ((*units, broken),) = finish(executor, train(6, 3, bad="sleep", seconds=60))
         assert (len(units), broken.cause, broken.step) == (1, "timeout", 1)
         ((*_, done),) = finish(executor, train(7, 1))
@@ -158,6 +179,8 @@ def test_mistakes_are_said_when_it_opens(ray_workers: Ray, tmp_path: Path) -> No
         Ray().open(context(execute_tasks.small, tmp_path, options={"cpus": 2}))
     with pytest.raises(PluginError, match=r"need 2000 CPUs; the cluster has"):
         Ray().open(context(execute_tasks.small, tmp_path, options={"num_cpus": 2000}))
+    with pytest.raises(PluginError, match="min_workers is 3; expected a whole number from 1"):
+        Ray().open(context(execute_tasks.small, tmp_path, options={"min_workers": 3}))
     with pytest.raises(TaskError, match="no_such_thing"):
         Ray().open(context("execute_tasks:no_such_thing", tmp_path, options={"num_cpus": 0.0}))
 
@@ -175,31 +198,22 @@ def test_overhead_of_a_segment(ray_workers: Ray) -> None:
     assert overhead < 100
 
 
-JOINS = """
-import os, sys, tempfile
-from pathlib import Path
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-sys.path.insert(0, {here!r})
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
-cluster.add_node(num_cpus=1)
-import execute_tasks, ray
-from jobs import context, finish, train
-from autotune.execute.ray import Ray
-executor = Ray()
-options = {{"address": cluster.address}}
-executor.open(context(execute_tasks.small, Path({folder!r}), workers=2, options=options))
-print([reports[-1].step for reports in finish(executor, train(0, 2), train(1, 3))])
-executor.close()
-print(ray.is_initialized(), sum(node.live_processes() != [] for node in cluster.list_all_nodes()))
-cluster.shutdown()
-"""
-
-
-def test_it_joins_a_cluster_of_two_nodes_and_leaves_it_running(tmp_path: Path) -> None:
-    script = tmp_path / "joins.py"
-    script.write_text(JOINS.format(here=str(Path(__file__).parent), folder=str(tmp_path)))
+def test_nodes_come_and_go_under_it(tmp_path: Path) -> None:
+    """It joins a cluster with room for one worker, uses a node that comes later, outlives that
+    node, and leaves the cluster running. The data lies once on each node."""
+    script = Path(__file__).with_name("changing_cluster.py")
     ended = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=200
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=280
     )
-    assert ended.stdout.splitlines()[-2:] == ["[2, 3]", "False 2"], ended.stdout + ended.stderr
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1]) == {
+        "begun with": 1,
+        "processes": 3,
+        "shared": True,
+        "copies": 2,
+        "megabytes": 67,
+        "lost": 2,
+        "completed": 8,
+        "exact": True,
+        "left running": True,
+    }
