@@ -23,15 +23,18 @@ from autotune.train.data import (
 )
 from autotune.train.generators import derive_seed
 from autotune.train.task import TaskError
+from autotune.train.team import Team
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples to train on, on the CPU. `uniforms` has shape (samples, draws)."""
+    """Samples to train on, on the CPU: this process's `own` of the batch's `samples`.
+    `uniforms` has shape (own, draws)."""
 
     inputs: Any
     targets: Any
     samples: int
+    own: int
     uniforms: Tensor
 
 
@@ -40,10 +43,13 @@ class Feed:
 
     `epoch` counts from 0, `batch` and `offset` are the batches and samples already taken from
     it; together they are the position that a checkpoint keeps.
+
+    Of a batch that a `team` trains on, each process gets its part.
     """
 
-    def __init__(self, data: Data, seed: int) -> None:
+    def __init__(self, data: Data, seed: int, team: Team | None = None) -> None:
         self.data = data
+        self._team = team
         self.seed = seed
         self.epoch = 0
         self.batch = 0
@@ -74,14 +80,14 @@ class Feed:
         left = self.data.epoch_samples - self.offset
         count = 0
         for _ in range(batches):
-            count += _cut(left - count, size)
+            count += self._cut(left - count, size)
         return count
 
     def next(self, size: int) -> Batch | None:
         """The next batch of the epoch, None at its end.
 
-        It holds `size` samples, or what the epoch has left; a last batch of a single sample,
-        on which batch norm is undefined, is joined to the one before it.
+        It holds `size` samples, or what the epoch has left; a last batch that leaves anyone a
+        single sample, on which batch norm is undefined, is joined to the one before it.
         """
         count = self.planned(size)
         if count <= 0:
@@ -91,10 +97,10 @@ class Feed:
             if not items:
                 return None
             count = len(items)
-            indices = np.arange(self.offset, self.offset + count)
-            inputs, targets = collate(self.data, items)
+            indices = np.arange(self.offset, self.offset + count)[self._part(count)]
+            inputs, targets = collate(self.data, items[self._part(count)])
         else:
-            indices = self._indices(self.offset, count)
+            indices = self._indices(self.offset, count)[self._part(count)]
             if self.data.workers:
                 inputs, targets = self._loaded(size)
             else:
@@ -103,14 +109,14 @@ class Feed:
         self.offset += count
         self.batch += 1
         draws = uniforms(self.seed, self.epoch, indices, self.data.augment_draws)
-        return Batch(inputs, targets, count, draws)
+        return Batch(inputs, targets, count, len(indices), draws)
 
     def samples_in(self, batches: int, size: int) -> int:
         """Samples in the first `batches` batches of a run at a constant `size`."""
         left = self.data.epoch_samples
         cuts: list[int] = []
         while left > 0:
-            cuts.append(_cut(left, size))
+            cuts.append(self._cut(left, size))
             left -= cuts[-1]
         epochs, rest = divmod(batches, len(cuts))
         return epochs * self.data.epoch_samples + sum(cuts[:rest])
@@ -140,14 +146,29 @@ class Feed:
         if self._loading is None or self._loading[:2] != (size, self.offset):
             groups, at = [], self.offset
             while at < self.data.epoch_samples:
-                count = _cut(self.data.epoch_samples - at, size)
-                groups.append(self._indices(at, count))
+                count = self._cut(self.data.epoch_samples - at, size)
+                groups.append(self._indices(at, count)[self._part(count)])
                 at += count
             seed = derive_seed("item", self.seed, self.epoch)
             self._loading = (size, self.offset, iter(loader(self.data, groups, seed)))
         batch = next(self._loading[2])
         self._loading = (size, self.offset + self.planned(size), self._loading[2])
         return batch
+
+    def _cut(self, left: int, size: int) -> int:
+        """Samples of the next batch where `left` remain: nobody gets a single one at the end."""
+        least = 2 if self._team is None else 2 * self._team.size
+        return max(0, left) if left < size + least else size
+
+    def _part(self, count: int) -> slice:
+        if self._team is None:
+            return slice(count)
+        if count < self._team.size:
+            raise TaskError(
+                f"a batch of {count} cannot be divided among a team of {self._team.size} "
+                "workers; expected a batch_size of at least that"
+            )
+        return self._team.part(count)
 
 
 class _Stream:
@@ -217,8 +238,3 @@ class _Stream:
 def can_resume(dataset: Any) -> bool:
     """Whether an iterable data set can tell and take back its position."""
     return hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")
-
-
-def _cut(left: int, size: int) -> int:
-    """Samples of the next batch where `left` remain: no batch of one sample is left over."""
-    return max(0, left) if left <= size + 1 else size

@@ -37,6 +37,7 @@ from autotune.train.per_sample import Prepared, SampleGradients, keep_samples, s
 from autotune.train.settings import Settings
 from autotune.train.state import from_plain, to_plain
 from autotune.train.task import NotFinite, TaskError
+from autotune.train.team import Team, apart, sum_gradients
 from autotune.train.tensors import call, to_device
 
 SUPPLIED_TO_OPTIMIZERS = frozenset({"closure", "loss", "second_order", "per_sample_gradients"})
@@ -63,7 +64,8 @@ CHECK_EVERY = 50
 
 @dataclass(frozen=True)
 class Parts:
-    """What a stepper works with; `augment` makes a batch's inputs of a batch."""
+    """What a stepper works with; `augment` makes a batch's inputs of a batch, `team` are the
+    processes that train together, each on its part of a batch."""
 
     model: nn.Module
     loss: Loss
@@ -74,6 +76,7 @@ class Parts:
     feed: Feed
     augment: Callable[[Any, Tensor], Any]
     device: torch.device
+    team: Team | None = None
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,12 @@ class Group:
 class Stepper:
     """Trains on one batch after the other.
 
+    In a team, every process has the same parameters, state and generators before and after a
+    step: a batch's own random numbers are drawn apart, and gradients are summed over the team
+    before anything looks at them.
+
     `samples` and `steps` count training samples and optimizer steps so far. `losses` holds the
-    (loss, samples) of the batches since it was last cleared.
+    (loss, samples) of this process's part of the batches since it was last cleared.
     """
 
     def __init__(self, parts: Parts, horizon_samples: int) -> None:
@@ -131,6 +138,7 @@ class Stepper:
         self._pending: list[Prepared] = []
         self._sample_gradients = SampleGradients(model, parts.loss, self._parameters, self.autocast)
         self._norms: list[tuple[float, float, float]] = []
+        self._draws = 0
         self._curvature: Curvature | None = None
         self._progress = Progress(
             samples=0,
@@ -169,7 +177,8 @@ class Stepper:
             return False
         if not self._group.batches:
             self._begin_step(planned)
-        prepared = self._prepare(batch)
+        with self._apart("augment"):
+            prepared = self._prepare(batch)
         if self._kept:
             self._pending.append(prepared)
         if not self._deferred:
@@ -202,7 +211,10 @@ class Stepper:
         if not self.losses:
             return
         finite = torch.stack([loss for loss, _ in self.losses]).isfinite()
-        if not bool(finite.all()):
+        here, team = bool(finite.all()), self.parts.team
+        if team is not None and team.any(not here) and here:
+            raise NotFinite("the training loss is NaN or infinite on another part of the batch")
+        if not here:
             first = int(finite.logical_not().nonzero()[0])
             raise NotFinite(
                 f"the training loss is {self.losses[first][0].item()} in epoch "
@@ -214,9 +226,11 @@ class Stepper:
         there were none, as while batches wait for the last one of a step."""
         if not self.losses:
             return None
-        samples = sum(count for _, count in self.losses)
-        total = sum(loss.item() * count for loss, count in self.losses)
+        samples: float = sum(count for _, count in self.losses)
+        total: float = sum(loss.item() * count for loss, count in self.losses)
         self.losses.clear()
+        if self.parts.team is not None:
+            total, samples = self.parts.team.total(total, samples)
         return total / samples
 
     def state_dict(self) -> dict[str, Any]:
@@ -347,12 +361,12 @@ class Stepper:
         inputs = to_device(batch.inputs, self.parts.device)
         targets = to_device(batch.targets, self.parts.device)
         draws = batch.uniforms.to(self.parts.device)
-        return self.parts.augment(inputs, draws), targets, batch.samples
+        return self.parts.augment(inputs, draws), targets, batch.own
 
     def _backward(self, inputs: Any, targets: Any, samples: int, first: bool = True) -> Tensor:
         """Add a batch's share of the group's mean gradient; its share of the mean loss."""
         parts = self.parts
-        with torch.enable_grad():
+        with torch.enable_grad(), self._apart("model"):
             with self.autocast(), self._differentiable():
                 outputs = check_outputs(call(parts.model, inputs), inputs)
                 loss = apply_loss(parts.loss, outputs, targets)
@@ -377,11 +391,21 @@ class Stepper:
     def _keep(self, loss: Tensor, total: Tensor, samples: int) -> None:
         """Remember a batch's loss, and the group's objective (with the adapter's extra loss)."""
         self.losses.append((loss.detach().clone(), samples))
-        if self.parts.device.type == "cpu" or len(self.losses) % CHECK_EVERY == 0:
+        if self.parts.team is None and self._looks(len(self.losses)):
             self.check_finite()
         if "loss" in self._needs:
             group = self._group
             self._group = replace(group, loss=group.loss + total.item() * samples)
+
+    def _apart(self, purpose: str) -> AbstractContextManager[None]:
+        """Random numbers that are a batch's own; see `apart`."""
+        self._draws += 1
+        parts = self.parts
+        place = purpose, parts.feed.seed, self.samples, self._draws
+        return apart(parts.team, parts.device, *place)
+
+    def _looks(self, count: int) -> bool:
+        return self.parts.device.type == "cpu" or count % CHECK_EVERY == 0
 
     def _step(self) -> None:
         """Take the optimizer step that the group of batches is for."""
@@ -394,7 +418,9 @@ class Stepper:
                     self._backward(*pending)
             self._after_backward()
             if "loss" in self._needs:
-                mean = self._group.loss / self._group.samples
+                team = self.parts.team
+                loss = team.total(self._group.loss)[0] if team else self._group.loss
+                mean = loss / self._group.samples
                 arguments = (lambda: mean,)
         if self._scaler:
             self._scaler.step(self.optimizer, *arguments)
@@ -404,6 +430,9 @@ class Stepper:
         self.steps += 1
         if self.parts.adapter:
             self.parts.adapter.after_step(self._progress)
+        if self.parts.team:  # running statistics are of different samples
+            self.parts.team.take_over(list(self.parts.model.buffers()))
+        self._draws = 0
         self._clear_gradients()
         if self.average:
             self.average.update(self.parts.model, self.steps)
@@ -421,7 +450,10 @@ class Stepper:
             self._clear_gradients()
             shares = [self._backward(*pending, first=calls == 1) for pending in self._pending]
             self._after_backward(first=calls == 1)
-            return torch.stack(shares).sum()
+            loss = torch.stack(shares).sum()
+            if self.parts.team:
+                self.parts.team.sum([loss])
+            return loss
 
         return closure
 
@@ -429,6 +461,10 @@ class Stepper:
         """What happens to the finished gradients before the optimizer sees them. Measured are
         the `first` gradients of a step, which are those at its weights."""
         settings, group = self.parts.settings, self._group
+        if self.parts.team:
+            if self._looks(self.steps):
+                self.check_finite()
+            sum_gradients(self.parts.team, [parameter for _, parameter in self._parameters])
         if self._scaler:
             self._scaler.unscale_(self.optimizer)
         if group.samples != group.planned:  # the epoch ended earlier than announced
@@ -478,6 +514,18 @@ class Stepper:
             )
         if parts.settings.precision == torch.float16:
             self._check_float16()
+        if parts.team:
+            self._check_team()
+
+    def _check_team(self) -> None:
+        """Refuse what needs the graph or the gradients of single samples of the whole batch."""
+        for part in (self.parts.optimizer, self.parts.schedule):
+            needs = set(part.needs) & {"second_order", "per_sample_gradients"} if part else set()
+            if part and needs:
+                raise TaskError(
+                    f"{part.name!r} needs {', '.join(sorted(needs))}, which a team of workers "
+                    "that share a batch does not supply; train on one worker"
+                )
 
     def _check_float16(self) -> None:
         """Refuse what gradient scaling does not allow."""

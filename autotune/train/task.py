@@ -9,12 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import nn
 
 from autotune.plugins import ModelInfo
 from autotune.space import Configuration
+
+if TYPE_CHECKING:
+    from autotune.train.team import Team
 
 Part = Literal["select", "report"]
 
@@ -37,12 +40,15 @@ class RunContext:
         device: a torch device string.
         folder: the study's folder; pretrained weights are made once and kept under its
             ``pretrained/`` for all runs (None: kept nowhere).
+        team: the processes that train this run together, each on its part of every batch;
+            None: this one alone.
     """
 
     seed: int
     horizon: int
     device: str = "cpu"
     folder: Path | None = None
+    team: Team | None = None
 
 
 class Run(ABC):

@@ -208,7 +208,13 @@ class TorchRun(Run):
                 "which can be frozen at the end of an epoch only; use unit='epoch', or give it "
                 "these two methods"
             )
-        self._feed = Feed(self._data, self._context.seed)
+        by_batches = task.unit == "step" and read_settings(configuration).accumulation_steps > 1
+        if self._context.team and by_batches:
+            raise TaskError(
+                "accumulation_steps: a team of workers cannot be frozen between the batches of "
+                "an optimizer step; use unit='epoch'"
+            )
+        self._feed = Feed(self._data, self._context.seed, self._context.team)
         model, self._pretrained = task.build(configuration, self._context.folder)
         if not model.training:  # as loaded from a hub; parts in eval mode stay so
             model.train()
@@ -225,6 +231,8 @@ class TorchRun(Run):
             model = self._adapter.apply(model, context)
         self._bases = base_names(model, self._pretrained)
         self._model = model.to(self._device)
+        if self._context.team:
+            self._context.team.take_over([*model.parameters(), *model.buffers()])
         self._stepper = Stepper(self._parts(), self._horizon_samples())
 
     def _parts(self) -> Parts:
@@ -248,6 +256,7 @@ class TorchRun(Run):
             feed=self._feed,
             augment=augmented,
             device=self._device,
+            team=self._context.team,
         )
 
     def _horizon_samples(self) -> int:
