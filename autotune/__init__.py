@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from autotune.api import load, resume, tune
     from autotune.header import StudyError
     from autotune.plugins.search import Budget, Objective
-    from autotune.refinement import Refined, refine
     from autotune.result import Point, Result, StudyView
     from autotune.space import Space
     from autotune.train import Data, Run, RunContext, Task, TorchTask, Trainable, task
@@ -22,7 +21,6 @@ __all__ = [
     "Data",
     "Objective",
     "Point",
-    "Refined",
     "Result",
     "Run",
     "RunContext",
@@ -33,7 +31,6 @@ __all__ = [
     "TorchTask",
     "Trainable",
     "load",
-    "refine",
     "resume",
     "task",
     "tune",
@@ -43,7 +40,6 @@ _WHERE = {
     **dict.fromkeys(("load", "resume", "tune"), "autotune.api"),
     "StudyError": "autotune.header",
     **dict.fromkeys(("Budget", "Objective"), "autotune.plugins.search"),
-    **dict.fromkeys(("Refined", "refine"), "autotune.refinement"),
     **dict.fromkeys(("Point", "Result", "StudyView"), "autotune.result"),
     "Space": "autotune.space",
     **dict.fromkeys(

@@ -72,8 +72,10 @@ def tune(
         first: configurations to try first; what they leave out takes its default.
         final: of the final phase, in which the best candidates are finished and trained again
             on other seeds, so that the winner is no lucky draw: ``{"candidates": 3, "seeds": 3,
-            "share": 0.2}``, any subset; fewer of both where that costs more than this share of
-            the budget, and none where not even two on two seeds are paid for. False: none.
+            "share": 0.2, "cooldown": 0.2, "refine": 0}``, any subset
+            (`autotune.plugins.search.Final`); fewer candidates and seeds where they cost more
+            than this share of the budget, and none where not even two on two seeds are paid
+            for. False: none.
         utility: end the search when no further training is expected to be worth its cost: what
             is gained (``improvement`` of the first curve objective, or ``percent`` of its best
             value) and what that is worth to you (``epochs``, ``steps``, ``seconds`` or

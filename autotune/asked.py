@@ -82,10 +82,16 @@ def as_final(given: bool | Final | Mapping[str, Any]) -> Final | None:
             f"final: there is no {unknown[0]!r}; expected {', '.join(asdict(Final()))}"
         )
     for key, value in values.items():
-        if key != "share" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise StudyError(f"final: {key} is {value!r}; expected a whole number above 0")
-        if key == "share" and not (_is_number(value) and 0 < value < 1):
-            raise StudyError(f"final: share is {value!r}; expected a number between 0 and 1")
+        if key in ("share", "cooldown"):
+            from_zero = key == "cooldown"
+            if not (_is_number(value) and (0 < value < 1 or (from_zero and value == 0))):
+                expected = "a number from 0 to below 1" if from_zero else "a number between 0 and 1"
+                raise StudyError(f"final: {key} is {value!r}; expected {expected}")
+            continue
+        least = 0 if key == "refine" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            expected = "a whole number" + (" above 0" if least else " from 0 on")
+            raise StudyError(f"final: {key} is {value!r}; expected {expected}")
     return Final(**values)
 
 

@@ -23,7 +23,7 @@ from autotune import record
 from autotune.decide import build_search
 from autotune.execute.task_address import as_task, load_task
 from autotune.header import SEARCH_DEFAULTS, Header, StudyError, differences, unstarted
-from autotune.plugins import ModelInfo, PluginError
+from autotune.plugins import ModelInfo, PluginError, Schedule
 from autotune.plugins.discovery import Catalogue
 from autotune.plugins.search import Budget, Final, Holdout, Objective, Utility, known_objectives
 from autotune.record import Record
@@ -193,7 +193,12 @@ def _header(plan: Plan, task: Task) -> Header:
     catalogue = Catalogue(info)
     resolved = plan.space.resolve(catalogue)
     first = tuple(_completed(resolved, values, index) for index, values in enumerate(plan.first))
-    used = [*plugins_of(resolved), *((kind, chosen["name"]) for kind, chosen in search.items())]
+    derived = _derived(plan.final, resolved, catalogue)
+    used = [
+        *plugins_of(resolved),
+        *(("schedule", schedule["name"]) for schedule in derived.values()),
+        *((kind, chosen["name"]) for kind, chosen in search.items()),
+    ]
     header = Header(
         name=plan.name,
         created=datetime.now(UTC).isoformat(),
@@ -223,6 +228,7 @@ def _header(plan: Plan, task: Task) -> Header:
         final=plan.final,
         utility=plan.utility,
         holdout=plan.holdout,
+        derived=derived,
     )
     earlier, warm = earlier_studies(plan.warm_start, header)
     header = replace(header, earlier=earlier, warm=warm)
@@ -258,6 +264,44 @@ def _check(plan: Plan) -> None:
     check_count("workers", plan.workers)
     if not isinstance(plan.seed, int) or plan.seed < 0:
         raise StudyError(f"seed: is {plan.seed!r}; expected a whole number from 0 on")
+
+
+_ABLE = {"cooldown": Schedule.branch, "refinement": Schedule.refine}
+
+
+def _derived(final: Final | None, space: Space, catalogue: Catalogue) -> dict[str, Configuration]:
+    """The choice of schedule with which the final phase cools down and refines: the first of
+    the space, else of those installed, that can, at its defaults."""
+    choice = space.parameters.get("schedule")
+    if final is None or not isinstance(choice, Choice) or choice.kind != "schedule":
+        if final is not None and final.refine:
+            raise StudyError(
+                "final: refine needs a choice of schedule in the space, whose place the refined "
+                "one takes; expected schedule: {plugins: schedule}"
+            )
+        return {}
+    if final.refine and "record_gradient_norms" not in space.parameters:
+        raise StudyError(
+            "final: refine needs the gradient norms of the winner's run; add "
+            "record_gradient_norms: true to the space"
+        )
+    spaces = dict(choice.options)
+    for name, installed in catalogue.options("schedule").items():
+        spaces.setdefault(name, installed)
+    wanted = {"cooldown": final.cooldown > 0, "refinement": final.refine > 0}
+    found: dict[str, Configuration] = {}
+    for how, method in _ABLE.items():
+        able = (
+            {"name": name, **option.default()}
+            for name, option in spaces.items()
+            if getattr(catalogue.get("schedule", name), method.__name__) is not method
+        )
+        first = next(able, None) if wanted[how] else None
+        if first is not None:
+            found[how] = first
+    if wanted["refinement"] and "refinement" not in found:
+        raise StudyError("final: no schedule that is installed can be refined")
+    return found
 
 
 def check_count(name: str, value: Any) -> None:

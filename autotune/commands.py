@@ -47,7 +47,8 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         action="extend",
         metavar="KEY=NUMBER",
         default=[],
-        help="in place of the file's final phase: candidates=3 seeds=3 share=0.2; off for none",
+        help="in place of the file's final phase: candidates=3 seeds=3 share=0.2 "
+        "cooldown=0.2 refine=1; off for none",
     )
     run.add_argument(
         "--utility",
@@ -383,7 +384,7 @@ def status_of(view: StudyView) -> dict[str, Any]:
         },
         "spent": {
             unit: view.trials.units,
-            "trials": len(view.trials) - view.trials.repeats,
+            "trials": len(view.trials) - view.trials.further,
             "seconds": seconds,
             "evaluations": view.trials.evaluations,
         },

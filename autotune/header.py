@@ -6,7 +6,7 @@ With the header and the events, everything about a study can be told without its
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,7 @@ class Header:
         utility: what an improvement is worth; None if the search does not stop by it.
         earlier: what earlier studies bring, fitted to this one's space.
         holdout: of the reusable hold-out; None without one.
+        derived: as `SearchContext.derived`.
         warm: training configurations from there, tried after the default and the user's own.
     """
 
@@ -84,6 +85,7 @@ class Header:
     earlier: tuple[Earlier, ...] = ()
     warm: tuple[Configuration, ...] = ()
     holdout: Holdout | None = None
+    derived: Mapping[str, Configuration] = field(default_factory=dict)
 
     def context(self) -> SearchContext:
         """What the deciding parts are told."""
@@ -104,6 +106,7 @@ class Header:
             final=self.final,
             utility=self.utility,
             holdout=self.holdout,
+            derived=self.derived,
         )
 
     def to_plain(self) -> dict[str, Any]:

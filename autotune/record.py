@@ -31,6 +31,7 @@ from autotune.plugins.search import (
     Lost,
     Measure,
     Observed,
+    Origin,
     Restarted,
     Start,
     Stop,
@@ -101,6 +102,8 @@ def event_to_plain(event: Event) -> dict[str, Any]:
     if isinstance(event, Decided):
         decision = event.decision
         plain["decision"] = {"kind": type(decision).__name__.lower(), **_shallow(decision)}
+        if isinstance(decision, Start) and decision.origin is not None:
+            plain["decision"]["origin"] = _shallow(decision.origin)
     return plain
 
 
@@ -113,6 +116,8 @@ def event_from_plain(plain: Mapping[str, Any]) -> Event:
             decision = dict(values["decision"])
             if decision["kind"] == "finalists":
                 decision["trials"] = tuple(decision["trials"])  # which JSON made a list
+            if decision.get("origin") is not None:
+                decision["origin"] = Origin(**decision["origin"])
             values["decision"] = _DECISIONS[decision.pop("kind")](**decision)
         event: Event = _EVENTS[str(kind)](**values)
     except (KeyError, TypeError) as error:

@@ -51,7 +51,7 @@ from autotune.plugins.search import (
     Thaw,
     Wait,
 )
-from autotune.plugins.trials import Trials
+from autotune.plugins.trials import Trial, Trials
 from autotune.record import Record, RecordError
 from autotune.result import Checkpoints, StudyView, best_of, points_of
 from autotune.surroundings import stop_if_full, told_of_signals
@@ -254,18 +254,33 @@ class Driver:
     def _job(self, number: int, decision: Start | Thaw | Evaluate | Measure) -> Job:
         trial = self.trials[decision.trial]
         if isinstance(decision, Start | Thaw):
-            return TrainJob(
+            job = TrainJob(
                 identifier=number,
                 trial=trial.number,
                 configuration=trial.configuration,
-                seed=trial_seed(self.header.seed, trial.number),
+                seed=self._seed(trial),
                 horizon=trial.horizon,
                 start=trial.frozen,
                 to=decision.to,
                 checkpoint=trial.checkpoint,
             )
+            if trial.origin is None or trial.checkpoint is not None:
+                return job
+            origin = trial.origin
+            return replace(
+                job,
+                checkpoint=self.checkpoints.frozen[origin.trial][origin.step],
+                begin="branch" if origin.how == "cooldown" else "refine",
+                source=origin.trial,
+            )
         what = "alone" if isinstance(decision, Measure) else "stream"
         return self._evaluation(number, trial.number, decision.step, decision.evaluation, what)
+
+    def _seed(self, trial: Trial) -> int:
+        """A trial's seed: a cooldown goes on with the one of the trial that it is branched off."""
+        origin = trial.origin
+        of = origin.trial if origin is not None and origin.how == "cooldown" else trial.number
+        return trial_seed(self.header.seed, of)
 
     def _evaluation(
         self, number: int, trial: int, step: int, evaluation: Any, what: Any
@@ -274,7 +289,7 @@ class Driver:
             identifier=number,
             trial=trial,
             configuration=self.trials[trial].configuration,
-            seed=trial_seed(self.header.seed, trial),
+            seed=self._seed(self.trials[trial]),
             horizon=self.trials[trial].horizon,
             step=step,
             checkpoint=self.checkpoints.frozen[trial][step],

@@ -112,7 +112,7 @@ def _ranked(trials: Trials) -> list[int]:
         failed = trials[number].status == "failed"
         return first is None or first.trial != number, failed, best, number
 
-    own = [n for n, t in trials.all.items() if t.repeat_of is None and (t.metrics or t.failure)]
+    own = [n for n, t in trials.all.items() if t.own and (t.metrics or t.failure)]
     return sorted(own, key=rank)
 
 

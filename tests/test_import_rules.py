@@ -34,7 +34,6 @@ TOP = {
     "report",
     "export",
     "integrations",
-    "refinement",
     "api",
     "asked",
     "cli",

@@ -145,6 +145,9 @@ class JobRunner:
 
     def _open(self, job: Job, checkpoint: str | None, step: int) -> tuple[Run, bool]:
         """A run of the job's trial at `step`, and whether it goes on exactly."""
+        begin, source = "thaw", job.trial
+        if isinstance(job, TrainJob) and job.source is not None:
+            begin, source = job.begin, job.source
         context = RunContext(job.seed, job.horizon, self._device, self._folder)
         run = self._task.open(job.configuration, context)
         exact = True
@@ -156,12 +159,18 @@ class JobRunner:
                     f"of autotune reads {FORMAT}"
                 )
             of = (content["trial"], content["step"], content["configuration"])
-            if of != (job.trial, step, job.configuration):
+            # What is derived from a checkpoint has another schedule, and a refinement begins anew.
+            expected = {
+                "thaw": (source, step, job.configuration),
+                "branch": (source, step, of[2]),
+                "refine": (source, *of[1:]),
+            }[begin]
+            if of != expected:
                 raise CheckpointDamaged(
                     f"checkpoint {checkpoint} is of trial {of[0]} at {of[1]}, or of another "
-                    f"configuration than trial {job.trial} at {step}"
+                    f"configuration than trial {source} at {step}"
                 )
-            run.thaw(content["state"])
+            {"thaw": run.thaw, "branch": run.branch, "refine": run.refine}[begin](content["state"])
             exact = content["environment"] == self._environment
         if run.step != step:
             raise TaskError(f"the run stands at step {run.step} after thawing, not at {step}")

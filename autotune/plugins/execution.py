@@ -18,13 +18,15 @@ from autotune.space import Configuration
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Train `trial` from its checkpoint (None: from nothing) to unit `to`, then freeze.
+    """Train `trial` from a checkpoint (None: from nothing) to unit `to`, then freeze.
 
     Args:
         identifier: unique in the study, the number of the decision behind it.
         configuration: the whole training configuration.
         seed: of the trial; horizon: in units.
-        start: the unit that `checkpoint` stands at.
+        start: the unit that training begins after.
+        begin: what is done with the checkpoint: `Run.thaw`, `Run.branch` or `Run.refine`.
+        source: the trial that the checkpoint is of; None: `trial` itself.
     """
 
     identifier: int
@@ -35,6 +37,8 @@ class TrainJob:
     start: int
     to: int
     checkpoint: str | None
+    begin: Literal["thaw", "branch", "refine"] = "thaw"
+    source: int | None = None
 
 
 @dataclass(frozen=True)

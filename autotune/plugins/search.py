@@ -90,15 +90,22 @@ class Final:
 
     Args:
         candidates: configurations that are finished and repeated, at most.
-        seeds: how often each is trained again, at most.
+        seeds: how often each is trained again; where less is needed than was kept back, up to
+            twice as often.
         share: of the budget that is kept back for this, at most. Where it does not pay for all
-            of it, there are fewer seeds, then fewer candidates, but two of each at least; where
-            not even that is paid for, there is no final phase.
+            of it, there is no refinement, then fewer seeds, then fewer candidates, but two of
+            each at least; where not even that is paid for, there is no final phase.
+        cooldown: share of the horizon over which candidates whose schedule knows no horizon are
+            cooled down, branched off their last checkpoint; 0 for none.
+        refine: how often the winner is trained again under the schedule that its gradient norms
+            suggest, each time from the run before; it wins if it is better.
     """
 
     candidates: int = 3
     seeds: int = 3
     share: float = 0.2
+    cooldown: float = 0.2
+    refine: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,9 @@ class Earlier:
 class SearchContext:
     """What the deciding parts know from the start. `space` is the resolved training space;
     `evaluation_space` holds the choices that affect only evaluation. `final` and `utility` are
-    None where there is no final phase, and no stop by utility."""
+    None where there is no final phase, and no stop by utility. `derived` is the choice of
+    schedule that a trial of the final phase is derived with, by `Origin.how`; what is not in it
+    cannot be."""
 
     space: Space
     evaluation_space: Space
@@ -183,6 +192,7 @@ class SearchContext:
     utility: Utility | None = None
     earlier: tuple[Earlier, ...] = ()
     holdout: Holdout | None = None
+    derived: Mapping[str, Configuration] = field(default_factory=dict)
 
     @property
     def objective(self) -> Objective:
@@ -194,10 +204,25 @@ class SearchContext:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Another trial's checkpoint, at unit `step`, that a trial of the final phase begins from
+    under another schedule than that trial's, all else being equal.
+
+    Args:
+        how: a ``cooldown`` goes on from it, on the other's seed, down to its horizon; a
+            ``refinement`` begins anew under the schedule that the other's gradient norms suggest.
+    """
+
+    how: Literal["cooldown", "refinement"]
+    trial: int
+    step: int
+
+
+@dataclass(frozen=True)
 class Start:
-    """Train a new configuration from nothing to unit `to`. `horizon` is in units;
-    `bound_from` as in `Schedule.bound_from`, of the composed configuration (filled in by the
-    study, not the policy). `repeat_of` is the trial whose configuration this one trains again
+    """Train a new configuration from nothing, or from `origin`, to unit `to`. `horizon` is in
+    units; `bound_from` as in `Schedule.bound_from`, of the composed configuration (filled in by
+    the study, not the policy). `repeat_of` is the trial whose configuration this one trains again
     on another seed, in the final phase."""
 
     trial: int
@@ -206,6 +231,7 @@ class Start:
     to: int
     bound_from: float | None = None
     repeat_of: int | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True)
@@ -219,7 +245,8 @@ class Thaw:
 @dataclass(frozen=True)
 class Finalists:
     """The search is over, because of `reason`: these trials, best first, are finished to their
-    horizon and their configurations trained again on `seeds` other seeds. Nothing runs for it."""
+    horizon (`Final`) and their configurations trained again on `seeds` other seeds. Nothing runs
+    for it."""
 
     trials: tuple[int, ...]
     seeds: int

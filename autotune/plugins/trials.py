@@ -27,6 +27,7 @@ from autotune.plugins.search import (
     Measure,
     Objective,
     Observed,
+    Origin,
     Restarted,
     Start,
     Thaw,
@@ -44,7 +45,9 @@ class Trial:
     metrics by step. `frozen` is the last unit with a durable checkpoint (0: none), `target`
     where the segment in flight goes (None: none in flight). `new` is a trial whose only
     segment was lost before its first checkpoint. `repeat_of` is the trial whose configuration
-    this one trains again on another seed, None of a trial in its own right.
+    this one trains again on another seed, None of a trial in its own right. `origin` is what it
+    was derived from in the final phase: a cooldown has the other's curve up to there, and stands
+    there, with the other's checkpoint (`checkpoint` is None) until its own first one.
     """
 
     number: int
@@ -67,6 +70,12 @@ class Trial:
     exact: bool = True
     segments: list[tuple[int, int]] = field(default_factory=list)
     repeat_of: int | None = None
+    origin: Origin | None = None
+
+    @property
+    def own(self) -> bool:
+        """Whether the search began it: it is no further training of the final phase."""
+        return self.repeat_of is None and self.origin is None
 
     @property
     def last(self) -> int:
@@ -80,7 +89,8 @@ class Trial:
 
 
 class Trials:
-    """All trials, by number; and what has been spent."""
+    """All trials, by number; and what has been spent. `further` counts those of the final phase
+    that are not the search's own, `cooldowns` tells by trial which was branched off it."""
 
     def __init__(self, space: Space, objectives: tuple[Objective, ...]) -> None:
         self.space = space
@@ -96,7 +106,8 @@ class Trials:
         self._alone = {o.name for o in objectives if o.alone}
         self.best: tuple[float, int, int] | None = None
         self.finalists: Finalists | None = None
-        self.repeats = 0
+        self.further = 0
+        self.cooldowns: dict[int, int] = {}
 
     def __getitem__(self, number: int) -> Trial:
         return self.all[number]
@@ -179,19 +190,12 @@ class Trials:
 
     def _decided(self, decision: Decision) -> None:
         match decision:
-            case Start(trial=number, configuration=configuration):
-                encoded, mask = self.space.encode(configuration)
-                self.all[number] = Trial(
-                    number,
-                    configuration,
-                    encoded,
-                    mask,
-                    decision.horizon,
-                    decision.bound_from,
-                    target=decision.to,
-                    repeat_of=decision.repeat_of,
-                )
-                self.repeats += decision.repeat_of is not None
+            case Start(trial=number):
+                trial = self._started(decision)
+                self.all[number] = trial
+                self.further += not trial.own
+                if trial.origin is not None and trial.origin.how == "cooldown":
+                    self.cooldowns[trial.origin.trial] = number
                 self.in_flight[number] = decision
             case Thaw(trial=number, to=to):
                 self.all[number].target = to
@@ -206,6 +210,33 @@ class Trials:
                 self.all[number].evaluating.append(evaluation)
             case _:
                 pass
+
+    def _started(self, decision: Start) -> Trial:
+        """A trial as it begins. What is derived from another lies in the space where that does:
+        its schedule may be none that the space has."""
+        origin = decision.origin
+        source = None if origin is None else self.all[origin.trial]
+        encoded, mask = (
+            self.space.encode(decision.configuration)
+            if source is None
+            else (source.encoded, source.mask)
+        )
+        trial = Trial(
+            decision.trial,
+            decision.configuration,
+            encoded,
+            mask,
+            decision.horizon,
+            decision.bound_from,
+            target=decision.to,
+            repeat_of=decision.repeat_of,
+            origin=origin,
+        )
+        if origin is not None and source is not None and origin.how == "cooldown":
+            trial.frozen = origin.step
+            trial.metrics = {s: dict(m) for s, m in source.metrics.items() if s <= origin.step}
+            trial.static = dict(source.static)
+        return trial
 
     def _lose(self, trial: Trial, evaluation: Configuration | None) -> None:
         if evaluation is not None:

@@ -60,7 +60,7 @@ class Snapshot:
     best_label: str
     curve: tuple[float, ...]
     recent: tuple[str, ...]
-    repeats: int
+    further: int
 
 
 class Progress:
@@ -180,7 +180,7 @@ class Progress:
             words.label(trials[best[1]].configuration) if best else "",
             tuple(self._curve),
             tuple(self._recent),
-            trials.repeats,
+            trials.further,
         )
 
     # --- drawing ----------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class Progress:
     def _limits(self, snapshot: Snapshot, elapsed: float) -> list[tuple[str, float, float, str]]:
         """Every limit of the budget: its name, what is spent, the limit, both in words."""
         budget = self.context.budget
-        total = sum(snapshot.counts.values()) - snapshot.repeats
+        total = sum(snapshot.counts.values()) - snapshot.further
         rows: list[tuple[str, float, float, str]] = []
         for noun, spent, limit in (
             (f"{self.unit}s", snapshot.units, budget.units),
@@ -380,6 +380,9 @@ def standings_table(view: StudyView) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("trial", view.header.unit, "chosen for", "other seeds", "mean ± standard error"):
         table.add_column(title, justify="right", overflow="fold")
+    derived = any(standing.origin for standing in view.result.standings)
+    if derived:
+        table.add_column("derived", overflow="fold")
     for index, standing in enumerate(view.result.standings):
         others = ", ".join(words.number(value) for _, value in standing.repeats)
         failed = f" ({words.plural(standing.failed, 'failure')})" if standing.failed else ""
@@ -390,6 +393,9 @@ def standings_table(view: StudyView) -> Table:
             (others or "-") + failed,
             words.mean_text(standing),
         ]
+        if derived:
+            origin = standing.origin
+            row.append("" if origin is None else words.origin_text(origin, view.header.unit))
         first = index == 0 and standing.mean is not None
         table.add_row(*(_text(cell) for cell in row), style="bold" if first else "")
     return table
@@ -401,10 +407,10 @@ def summary(view: StudyView, limit: int = 12) -> RenderableType:
     parts: list[RenderableType] = []
     if result.reason:
         parts.append(_text(f"{view.name}: {result.reason}", style="bold"))
-    repeats = view.trials.repeats
-    again = f" (and {repeats} on other seeds)" if repeats else ""
+    further = view.trials.further
+    again = f" (and {further} in the final phase)" if further else ""
     spent = (
-        f"{words.plural(len(view.trials) - repeats, 'trial')}{again}, "
+        f"{words.plural(len(view.trials) - further, 'trial')}{again}, "
         f"{words.plural(view.trials.units, unit)}, "
         f"{words.duration(view.trials.train_seconds)} of training"
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autotune.report import elements, words
 
 if TYPE_CHECKING:
+    from autotune.decide.final import Standing
     from autotune.result import StudyView
 
 
@@ -35,12 +36,13 @@ def finalists(view: StudyView) -> list[elements.Section]:
             elements.number_cell(standing.mean),
             elements.number_cell(standing.standard_error),
             elements.number_cell(standing.failed),
-            elements.Cell(words.label(view.trials[standing.trial].configuration)),
+            elements.Cell(_label(view, standing)),
         ]
         for standing in result.standings
     ]
     note = (
-        "The best candidates were finished and their configurations trained again on other seeds. "
+        "The best candidates were finished and their configurations trained again on other seeds; "
+        "beside them stands what was cooled down from one or refined by its gradient norms. "
         "The best mean over the other seeds wins, first row; the value that a candidate was chosen "
         "for was lucky in part and does not count. The standard error is that of the mean, from "
         "the spread of all repeats around their means."
@@ -54,3 +56,11 @@ def finalists(view: StudyView) -> list[elements.Section]:
             elements.note(note),
         )
     ]
+
+
+def _label(view: StudyView, standing: Standing) -> str:
+    """The plugins of a candidate, and what it was derived from."""
+    label = words.label(view.trials[standing.trial].configuration)
+    if standing.origin is None:
+        return label
+    return f"{label} ({words.origin_text(standing.origin, view.header.unit)})"

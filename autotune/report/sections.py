@@ -144,9 +144,9 @@ def _trials_card(view: StudyView, pieces: Sequence[Segment]) -> str:
         if counts[status]
     ]
     line = f"{words.plural(thawed, 'trial')} thawed, {words.plural(thaws, 'time')} in all"
-    repeats = view.trials.repeats
-    again = f"and {repeats} on other seeds" if repeats else ""
-    own = f"{len(view.trials) - repeats:,}"
+    further = view.trials.further
+    again = f"and {further} in the final phase" if further else ""
+    own = f"{len(view.trials) - further:,}"
     return elements.card("Trials", own, again, ", ".join(states), line)
 
 

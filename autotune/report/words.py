@@ -13,6 +13,7 @@ from autotune.plugins.search import (
     Finalists,
     Measure,
     Objective,
+    Origin,
     Start,
     Stop,
     Thaw,
@@ -129,6 +130,10 @@ def value_text(value: Any) -> str:
 def describe(decision: Decision, unit: str = "epoch") -> str:
     """A decision as a sentence without its subject: ``thaw trial 12 to epoch 8``."""
     match decision:
+        case Start(trial=trial, to=to, origin=Origin() as origin):
+            text = f"{origin_text(origin, unit)}, as trial {trial} to {unit} {to}"
+            again = decision.repeat_of
+            return text if again is None else f"{text}, again for trial {again}"
         case Start(trial=trial, to=to, repeat_of=int(original)):
             return f"train trial {original} again on another seed, as trial {trial} to {unit} {to}"
         case Finalists(trials=trials, seeds=seeds):
@@ -152,6 +157,13 @@ def describe(decision: Decision, unit: str = "epoch") -> str:
             return f"stop: {reason}"
         case _:
             return "wait"
+
+
+def origin_text(origin: Origin, unit: str) -> str:
+    """What a trial of the final phase was derived from, as a sentence without its subject."""
+    if origin.how == "cooldown":
+        return f"cool trial {origin.trial} down from {unit} {origin.step}"
+    return f"refine trial {origin.trial} by its gradient norms"
 
 
 def sparkline(values: Sequence[float], width: int, blocks: str = BLOCKS) -> str:

@@ -92,6 +92,16 @@ class FinalModel(_Model):
     share: Annotated[StrictFloat, Field(gt=0, lt=1), BeforeValidator(_real)] = Field(
         0.2, description="Of the budget that is kept back for it, at most."
     )
+    cooldown: Annotated[StrictFloat, Field(ge=0, lt=1), BeforeValidator(_real)] = Field(
+        0.2,
+        description="Of the horizon, over which candidates whose schedule knows none are cooled "
+        "down; 0 for none.",
+    )
+    refine: Annotated[StrictInt, Field(ge=0)] = Field(
+        0,
+        description="How often the winner is trained again under the schedule that its gradient "
+        "norms suggest (the space needs record_gradient_norms: true).",
+    )
 
 
 class UtilityModel(_Model):
@@ -232,8 +242,10 @@ EXPECTED: dict[str, str] = {
     "seed": "a whole number from 0 on",
     "first": "a list of configurations",
     "first[]": "a mapping of parameters to values",
-    "final": "true, false, or a mapping with candidates, seeds and share",
+    "final": "true, false, or a mapping with candidates, seeds, share, cooldown and refine",
     "final.share": "a number between 0 and 1",
+    "final.cooldown": "a number from 0 to below 1",
+    "final.refine": "a whole number from 0 on",
     "utility": "a mapping with improvement (or percent) and epochs (or steps, seconds, minutes)",
     "holdout": "a mapping with threshold, noise and budget",
     "holdout.budget": "a whole number above 0",

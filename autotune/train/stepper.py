@@ -275,12 +275,13 @@ class Stepper:
         here = replace(self._progress, samples=self.samples, steps=self.steps)
         self._own_schedule().branch(here, self._control)
 
-    def refine(self, norms: GradientNorms, norm: Literal["l1", "l2"], filter_width: float) -> None:
+    def refine(self, norms: GradientNorms, filter_width: float) -> None:
         """Refine the schedule before the first step.
 
         Raises:
             PluginError: it cannot be refined.
         """
+        norm: Literal["l1", "l2"] = "l1" if self.parts.optimizer.adaptive() else "l2"
         self._own_schedule().refine(norms, norm, filter_width)
 
     def _own_schedule(self) -> Schedule:

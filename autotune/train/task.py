@@ -78,7 +78,7 @@ class Run(ABC):
         here on: a cooldown branched off a checkpoint. The run may then be frozen and thawed
         like any other, without the one it comes from. `state` is left as it is.
 
-        An engine that branches trial B off trial A at step s opens a run with A's seed, A's
+        The engine, which branches trial B off trial A at step s, opens a run with A's seed, A's
         configuration with B's schedule in it, and B's horizon; calls `branch` with the state
         in A's checkpoint of step s; and from B's first checkpoint on calls `thaw`.
 
@@ -86,6 +86,15 @@ class Run(ABC):
             TaskError: this kind of run cannot be branched.
         """
         raise TaskError(f"a {type(self).__name__} cannot be branched off another run's checkpoint")
+
+    def refine(self, state: Mapping[str, Any]) -> None:
+        """Take the schedule that the gradient norms in another run's `freeze` suggest, in a run
+        just opened, before its first unit. Frozen and thawed like any other from then on.
+
+        Raises:
+            TaskError: this kind of run has no schedule that could be refined.
+        """
+        raise TaskError(f"a {type(self).__name__} has no schedule that could be refined")
 
     def static(self) -> Mapping[str, float]:
         """Metrics measured once (trainable_parameters, parameters, ...)."""

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 """Of the frozen state; a state of another is refused."""
+
+FILTER_WIDTH = 0.1
+"""Share of a finished run that the median filter over its gradient norms spans (Defazio et al.
+2023, section 4)."""
 
 
 class TorchRun(Run):
@@ -107,15 +111,11 @@ class TorchRun(Run):
         """
         self._take_over(state, self._stepper.branch)
 
-    def refine(
-        self, state: Mapping[str, Any], norm: Literal["l1", "l2"], filter_width: float = 0.1
-    ) -> None:
+    def refine(self, state: Mapping[str, Any]) -> None:
         """Refine the schedule of this run, which has not begun, from the gradient norms that
-        another recorded until its `state` was frozen.
-
-        Args:
-            norm: ``l2`` for descent along the gradient, ``l1`` for Adam and its kin.
-            filter_width: share of the other run that the median filter spans.
+        another recorded until its `state` was frozen: from ``l2`` norms where the optimizer
+        descends along the gradient, from ``l1`` norms where it is Adam or its kin, filtered
+        over `FILTER_WIDTH` of the other run.
 
         Raises:
             PluginError: this run's schedule cannot be refined.
@@ -123,7 +123,7 @@ class TorchRun(Run):
         """
         if self._stepper.samples:
             raise TaskError(f"the run stands at {self._task.unit} {self._step}; expected 0")
-        self._stepper.refine(recorded_norms(state), norm, filter_width)
+        self._stepper.refine(recorded_norms(state), FILTER_WIDTH)
 
     def _take_over(
         self, state: Mapping[str, Any], load: Callable[[Mapping[str, Any]], None]

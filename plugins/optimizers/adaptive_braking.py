@@ -135,6 +135,10 @@ class AdaptiveBraking(Optimizer):
             }
         )
 
+    def adaptive(self) -> bool:
+        """Not: it descends along the gradient."""
+        return False
+
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An `AdaptiveBrakingOptimizer` over the decayed and the other parameters."""
         return AdaptiveBrakingOptimizer(

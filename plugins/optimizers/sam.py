@@ -93,6 +93,10 @@ class SAM(Optimizer):
             }
         )
 
+    def adaptive(self) -> bool:
+        """As the optimizer that steps."""
+        return bool(self.configuration["base"]["name"] == "adamw")
+
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The chosen optimizer, made sharpness-aware."""
         base = self.configuration["base"]

@@ -49,6 +49,10 @@ class SGD(Optimizer):
             }
         )
 
+    def adaptive(self) -> bool:
+        """Not: it descends along the gradient."""
+        return False
+
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """``torch.optim.SGD`` over the decayed and the other parameters."""
         momentum = self.configuration["momentum"]

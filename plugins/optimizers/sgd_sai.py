@@ -103,6 +103,10 @@ class SGDSaI(Optimizer):
             }
         )
 
+    def adaptive(self) -> bool:
+        """Not: it descends along the gradient."""
+        return False
+
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An `SGDSaIOptimizer` over the decayed and the other parameters."""
         return SGDSaIOptimizer(

@@ -105,6 +105,10 @@ class SGDP(Optimizer):
             }
         )
 
+    def adaptive(self) -> bool:
+        """Not: it descends along the gradient."""
+        return False
+
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An `SGDPOptimizer` over the decayed and the other parameters."""
         configuration = self.configuration

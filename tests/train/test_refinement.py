@@ -13,6 +13,7 @@ from train_tasks import configuration, small_task
 from autotune.plugins import PluginError
 from autotune.train import RunContext, TaskError
 from autotune.train.gradient_norms import recorded_norms
+from autotune.train.torch_run import FILTER_WIDTH
 from autotune_plugins.schedules.linear_decay import refined_factors
 
 LINE = {"name": "linear_decay", "warmup_fraction": 0.0, "final_factor": 0.0}
@@ -65,18 +66,22 @@ def test_clipping_does_not_hide_the_norms(folder: Path) -> None:
     assert recorded_norms(run.freeze()).l2[0] > 0.1
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
-def test_the_refined_run_follows_the_recorded_norms(folder: Path, norm: Any) -> None:
-    """At every step, frozen and thawed in between without the first run."""
-    state = finished(folder)[0].freeze()
+SGD = {"name": "sgd", "learning_rate": 0.05}
+
+
+@pytest.mark.parametrize(("norm", "further"), [("l1", {}), ("l2", {"optimizer": SGD})])
+def test_the_refined_run_follows_the_recorded_norms(folder: Path, norm: Any, further: Any) -> None:
+    """At every step, frozen and thawed in between without the first run; by the norm that goes
+    with the optimizer."""
+    state = finished(folder, **further)[0].freeze()
     recorded = recorded_norms(state)
-    straight = opened(folder)
-    straight.refine(state, norm, filter_width=0.2)
-    expected = refined_factors(getattr(recorded, norm), norm, 0.2)
+    straight = opened(folder, **further)
+    straight.refine(state)
+    expected = refined_factors(getattr(recorded, norm), norm, FILTER_WIDTH)
     frozen = straight.freeze()
     rates = []
     for _ in range(HORIZON):
-        run = opened(folder)
+        run = opened(folder, **further)
         run.thaw(frozen)
         assert run.train() == straight.train()
         frozen = run.freeze()
@@ -85,8 +90,8 @@ def test_the_refined_run_follows_the_recorded_norms(folder: Path, norm: Any) -> 
         rates.append(group["lr"] / group["initial_lr"])
     assert rates == pytest.approx(expected.tolist(), rel=1e-10, abs=1e-12)
     assert max(rates) == pytest.approx(1.0)
-    again = opened(folder)
-    again.refine(frozen, norm)  # a second round, from the refined run
+    again = opened(folder, **further)
+    again.refine(frozen)  # a second round, from the refined run
 
 
 def test_what_cannot_be_refined_says_so(folder: Path) -> None:
@@ -94,14 +99,14 @@ def test_what_cannot_be_refined_says_so(folder: Path) -> None:
     silent = opened(folder, record_gradient_norms=False)
     silent.train()
     with pytest.raises(TaskError, match="record_gradient_norms: the run recorded none"):
-        opened(folder).refine(silent.freeze(), "l2")
+        opened(folder).refine(silent.freeze())
     with pytest.raises(PluginError, match="'cosine' cannot be refined from gradient norms"):
-        opened(folder, {"name": "cosine"}).refine(state, "l2")
+        opened(folder, {"name": "cosine"}).refine(state)
     with pytest.raises(TaskError, match="schedule: none in the configuration"):
-        opened(folder, None).refine(state, "l2")
+        opened(folder, None).refine(state)
     begun = opened(folder)
     begun.train()
     with pytest.raises(TaskError, match="the run stands at step 1; expected 0"):
-        begun.refine(state, "l2")
+        begun.refine(state)
     with pytest.raises(TaskError, match="record_gradient_norms: 'yes' in the configuration"):
         opened(folder, record_gradient_norms="yes")
