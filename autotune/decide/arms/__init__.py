@@ -1,0 +1,1 @@
+"""Arm bandits: which family of a choice (optimizers, adapters) the next segment goes to."""
