@@ -46,7 +46,7 @@ NAMED = (
 """Two tables of each suite, for the slow peers and for ``--quick`` (`few_of` elsewhere)."""
 
 SLOW_SEEDS, SLOW_EPOCHS = 3, 300
-SMOKE = ("autotune", "autotune_random", "autotune_successive_halving", "optuna_tpe_hyperband")
+SMOKE = ("autotune", "autotune_random", "autotune_asha", "optuna_tpe_hyperband")
 
 
 @dataclass(frozen=True)

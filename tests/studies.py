@@ -17,7 +17,7 @@ from autotune.space import Categorical, Float, Integer, Space
 HERE = Path(__file__).parent
 ADDRESS = f"{HERE / 'study_tasks.py'}:quick"
 OBJECTIVES = ["validation_loss", "shifted_accuracy", "parameters", "latency_ms"]
-SEARCH = {"policy": "successive_halving", "proposer": "random"}
+SEARCH = {"policy": "asha", "proposer": "random"}
 
 
 def space(**further: Any) -> Space:

@@ -28,7 +28,7 @@ space:
 objectives: [validation_loss, shifted_accuracy, parameters, latency_ms]
 horizon: 6
 budget: {{epochs: 24, evaluations: 6}}
-search: {{policy: successive_halving, proposer: random}}
+search: {{policy: asha, proposer: random}}
 executor: {{name: local, workers: 1}}
 """
 

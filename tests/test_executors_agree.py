@@ -69,7 +69,7 @@ def comparable(events: Sequence[Event]) -> list[Event]:
     ]
 
 
-@pytest.mark.parametrize("policy", ["successive_halving", "freeze_thaw"])
+@pytest.mark.parametrize("policy", ["asha", "freeze_thaw"])
 def test_local_and_replay(tmp_path: Path, table: RecordedTable, policy: str) -> None:
     local = run(table, tmp_path / "local", "local", policy)
     replay = run(table, tmp_path / "replay", "replay", policy)
@@ -84,7 +84,7 @@ def test_local_and_replay(tmp_path: Path, table: RecordedTable, policy: str) -> 
 
 
 def test_local_and_ray(tmp_path: Path, table: RecordedTable) -> None:
-    local = run(table, tmp_path / "local", "local", "successive_halving")
-    ray = run(table, tmp_path / "ray", "ray", "successive_halving")
+    local = run(table, tmp_path / "local", "local", "asha")
+    ray = run(table, tmp_path / "ray", "ray", "asha")
     assert comparable(local.view.events) == comparable(ray.view.events)
     assert local.test == ray.test

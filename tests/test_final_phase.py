@@ -172,7 +172,7 @@ def test_utility_ends_the_search_and_says_why(tmp_path: Path) -> None:
         objectives=["validation_loss"],
         space=Space({"learning_rate": Float(1e-4, 1.0, log=True, default=0.01)}),
         budget={"epochs": 200},
-        search={"policy": "successive_halving", "proposer": "random"},
+        search={"policy": "asha", "proposer": "random"},
         utility={"improvement": 0.5, "epochs": 1},
         final=False,
     )

@@ -50,7 +50,7 @@ def run(folder: Path, task: Any, executor: str = "replay", **options: Any) -> au
         folder=folder,
         executor=executor,
         workers=1,
-        search={"policy": "successive_halving", "proposer": "random"},
+        search={"policy": "asha", "proposer": "random"},
         progress=False,
         **options,
     )

@@ -32,7 +32,7 @@ space:
 objectives: [validation_loss, shifted_accuracy, parameters, latency_ms]
 horizon: 9
 budget: {{epochs: 90, evaluations: 12}}
-search: {{policy: successive_halving, proposer: random}}
+search: {{policy: asha, proposer: random}}
 executor: {{name: local, workers: 2}}
 """
 WORKERS = 2

@@ -38,7 +38,7 @@ def replayed(folder: Path, **options: Any) -> autotune.Result:
     asked: dict[str, Any] = {
         "objectives": [LOSS],
         "budget": {"epochs": 30},
-        "search": {"policy": "successive_halving", "proposer": "random"},
+        "search": {"policy": "asha", "proposer": "random"},
         "workers": 1,
         **options,
     }

@@ -49,7 +49,7 @@ result = autotune.tune(
     objectives=["validation_loss", "parameters"],
     budget={"epochs": 6},
     horizon=3,
-    search={"policy": "successive_halving", "proposer": "random"},
+    search={"policy": "asha", "proposer": "random"},
     workers=1,
     progress=False,
 )

@@ -52,7 +52,7 @@ def run(folder: Path, space: Space, name: str, task: Any = None, **options: Any)
         name=name,
         executor="replay",
         workers=1,
-        search={"policy": "successive_halving", "proposer": "random"},
+        search={"policy": "asha", "proposer": "random"},
         progress=False,
         **asked,
     )

@@ -79,8 +79,8 @@ class Trial:
 
     @property
     def last(self) -> int:
-        """The last unit observed."""
-        return max(self.metrics, default=0)
+        """The last unit observed. (A unit that is trained again keeps its place in the dict.)"""
+        return next(reversed(self.metrics), 0)
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one metric, in order of steps."""

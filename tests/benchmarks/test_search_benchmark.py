@@ -153,7 +153,7 @@ def test_a_folder_without_the_named_tables_has_two_of_each_suite_all_the_same() 
     assert search.few_of(files) == ("deepobs_a", search.NAMED[0], "taskset_a")
 
 
-@pytest.mark.parametrize("policy", [None, "random_search", "successive_halving"])
+@pytest.mark.parametrize("policy", [None, "random_search", "asha"])
 def test_autotune_trains_rows_of_the_table_and_spends_all(policy: str | None) -> None:
     table, limit = made_up(), Limit(60)
     ledger, again = Ledger(table, limit), Ledger(table, limit)
@@ -168,7 +168,7 @@ def test_autotune_trains_rows_of_the_table_and_spends_all(policy: str | None) ->
         assert len(set(ledger.rows)) > 60 / 9, "some are left before their end"
 
 
-@pytest.mark.parametrize("policy", ["freeze_thaw", "successive_halving"])
+@pytest.mark.parametrize("policy", ["freeze_thaw", "asha"])
 def test_the_decisions_are_those_of_a_real_study(tmp_path: Path, policy: str) -> None:
     table = made_up(diverged=slice(None, None, 3))
     task = RecordedTable(table.points, ("x0", "x1"), (False, False), table.raw, metric="value")

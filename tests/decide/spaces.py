@@ -8,16 +8,21 @@ from typing import Any
 
 from autotune.decide import Search
 from autotune.decide.forecasters.parametric import Parametric
+from autotune.decide.policies.asha import ASHA
 from autotune.decide.policies.freeze_thaw import FreezeThaw
+from autotune.decide.policies.hyperband import Hyperband
+from autotune.decide.policies.mo_asha import MOASHA
+from autotune.decide.policies.pasha import PASHA
 from autotune.decide.policies.random_search import RandomSearch
-from autotune.decide.policies.successive_halving import SuccessiveHalving
 from autotune.decide.proposers.random import Random
 from autotune.decide.proposers.sobol import Sobol
 from autotune.decide.proposers.tpe import TPE
 from autotune.plugins.search import Budget, Objective, SearchContext, known_objectives
 from autotune.space import Categorical, Choice, Configuration, Float, Integer, Ordinal, Space
 
-POLICIES = {plugin.name: plugin for plugin in (FreezeThaw, SuccessiveHalving, RandomSearch)}
+POLICIES = {
+    plugin.name: plugin for plugin in (FreezeThaw, ASHA, Hyperband, PASHA, MOASHA, RandomSearch)
+}
 PROPOSERS = {plugin.name: plugin for plugin in (Random, Sobol, TPE)}
 KNOWN = known_objectives()
 LOSS = KNOWN["validation_loss"]

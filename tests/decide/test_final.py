@@ -34,7 +34,7 @@ from autotune.space import Choice, Float, Space
 FINAL = Final(candidates=3, seeds=2, share=0.5)
 
 
-def simulated(found: SearchContext, policy: str = "successive_halving", **how: Any) -> Simulator:
+def simulated(found: SearchContext, policy: str = "asha", **how: Any) -> Simulator:
     simulator = Simulator(search(found, policy), curve, **how)
     simulator.run()
     return simulator
@@ -143,7 +143,7 @@ def test_the_mean_over_other_seeds_wins_and_not_the_lucky_value() -> None:
         def flat(configuration: dict[str, Any], step: int) -> dict[str, float]:
             return {"validation_loss": 1.0}
 
-        simulator = Simulator(search(found, "successive_halving"), flat, luck=0.1)
+        simulator = Simulator(search(found, "asha"), flat, luck=0.1)
         simulator.run()
         first = winner(simulator.search.trials)
         assert first is not None
@@ -197,7 +197,7 @@ def test_a_finalist_whose_repeat_fails_does_not_win() -> None:
     assert next(s for s in standings(again.search.trials) if s.trial == best).failed == 1
 
 
-@pytest.mark.parametrize("policy", ["successive_halving", "freeze_thaw"])
+@pytest.mark.parametrize("policy", ["asha", "freeze_thaw"])
 def test_folding_the_events_anew_takes_the_same_decisions(policy: str) -> None:
     found = context(Budget(units=150), final=FINAL, workers=2)
     simulator = simulated(found, policy, luck=0.02, lose=frozenset({5, 40, 60, 70}))
@@ -214,7 +214,7 @@ def test_a_driver_that_comes_back_in_the_middle_goes_on_with_the_repeats() -> No
     whole = simulated(found, luck=0.02)
     at = next(i for i, event in enumerate(whole.events) if _names(event))
     for cut in (at + 1, at + 2, at + 25, len(whole.events) - 3):
-        resumed = Simulator(search(found, "successive_halving"), curve, luck=0.02)
+        resumed = Simulator(search(found, "asha"), curve, luck=0.02)
         for event in whole.events[:cut]:
             resumed.tell(event)
         resumed.tell(Restarted())

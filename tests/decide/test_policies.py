@@ -11,7 +11,8 @@ from spaces import POLICIES, TRAINING, context, curve, search
 
 from autotune.decide.configurations import NEAR, apart
 from autotune.decide.policies import opening
-from autotune.decide.policies.successive_halving import SuccessiveHalving
+from autotune.decide.policies.asha import ASHA
+from autotune.decide.policies.rungs import rung_units
 from autotune.plugins.search import (
     Budget,
     Decided,
@@ -30,7 +31,7 @@ class Ladder:
     """Successive halving alone, its trials frozen at will."""
 
     def __init__(self, horizon: int = 9, **hyperparameters: Any) -> None:
-        self.policy = SuccessiveHalving(hyperparameters)
+        self.policy = ASHA(hyperparameters)
         self.context = context(Budget(units=1000), horizon=horizon)
         self.trials = Trials(TRAINING, self.context.objectives)
         self.state = self.policy.initial(self.context)
@@ -64,11 +65,11 @@ class Ladder:
 
 
 def test_rungs() -> None:
-    assert SuccessiveHalving().rungs(9) == [1, 3, 9]
-    assert SuccessiveHalving().rungs(20) == [3, 7, 20]
-    assert SuccessiveHalving({"reduction": 4}).rungs(100) == [2, 7, 25, 100]
-    assert SuccessiveHalving().rungs(1) == [1]
-    assert SuccessiveHalving().rungs(2) == [2]
+    assert rung_units(9, 3) == [1, 3, 9]
+    assert rung_units(20, 3) == [3, 7, 20]
+    assert rung_units(100, 4) == [2, 7, 25, 100]
+    assert rung_units(1, 3) == [1]
+    assert rung_units(2, 3) == [2]
 
 
 def test_the_best_third_is_promoted_from_the_highest_rung_down() -> None:

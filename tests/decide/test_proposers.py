@@ -166,7 +166,7 @@ def test_small_spaces_run_dry_without_an_error() -> None:
     found = replace(context(), space=small)
     for name in PROPOSERS:
         simulator = Simulator(
-            search(found, "successive_halving", name), lambda c, s: {"validation_loss": c["a"] / s}
+            search(found, "asha", name), lambda c, s: {"validation_loss": c["a"] / s}
         )
         simulator.run()
         assert len(simulator.search.trials) == 2

@@ -101,7 +101,7 @@ def test_failed_trials_are_never_trained_again_and_running_ones_not_twice(policy
 
 
 def test_a_trial_lost_before_its_first_checkpoint_is_restarted_to_the_same_target() -> None:
-    simulator = simulated(context(workers=1), "successive_halving", lose=frozenset({1}))
+    simulator = simulated(context(workers=1), "asha", lose=frozenset({1}))
     _, lost, again = decisions(simulator.events)[:3]
     assert isinstance(lost, Start)
     assert again == Thaw(lost.trial, lost.to)
@@ -110,7 +110,7 @@ def test_a_trial_lost_before_its_first_checkpoint_is_restarted_to_the_same_targe
 
 def test_after_a_restart_all_that_was_in_flight_is_resumed() -> None:
     whole = context(Budget(units=60), workers=3)
-    simulator = Simulator(search(whole, "successive_halving"), curve)
+    simulator = Simulator(search(whole, "asha"), curve)
     key = itertools.count()
     flying = []
     for _ in range(3):
