@@ -57,7 +57,7 @@ def studied(folder: Path, **options: Any) -> autotune.Result:
         "horizon": HORIZON,
         "name": "derived",
         "folder": folder,
-        "search": {"policy": "successive_halving", "proposer": "random"},
+        "search": {"policy": "asha", "proposer": "random"},
         "workers": 1,
         "final": FINAL,
         "progress": False,

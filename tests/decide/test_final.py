@@ -263,7 +263,7 @@ def derived(
     return simulator
 
 
-@pytest.mark.parametrize("policy", ["random_search", "successive_halving"])
+@pytest.mark.parametrize("policy", ["random_search", "asha"])
 def test_finalists_without_a_horizon_are_cooled_down_and_win(policy: str) -> None:
     """From four fifths of the horizon, or from where they stand beyond; where that is the horizon
     already, as with random search, their repeats are, and the first of them is the candidate."""
@@ -296,13 +296,13 @@ def test_finalists_without_a_horizon_are_cooled_down_and_win(policy: str) -> Non
 
 
 def test_what_is_bound_to_its_horizon_is_not_cooled_down() -> None:
-    simulator = derived(FINAL, "cosine", "successive_halving")
+    simulator = derived(FINAL, "cosine", "asha")
     assert simulator.search.trials.cooldowns == {}
     assert winner(simulator.search.trials) is not None
 
 
 def test_a_finalist_whose_cooldown_fails_is_finished_and_repeated_itself() -> None:
-    whole = derived(FINAL, "constant", "successive_halving")
+    whole = derived(FINAL, "constant", "asha")
     failing = {
         event.number
         for event in whole.events
@@ -312,7 +312,7 @@ def test_a_finalist_whose_cooldown_fails_is_finished_and_repeated_itself() -> No
         and event.decision.repeat_of is None
     }
     number = min(failing)
-    simulator = derived(FINAL, "constant", "successive_halving", fail=frozenset({number}))
+    simulator = derived(FINAL, "constant", "asha", fail=frozenset({number}))
     trials = simulator.search.trials
     (failed,) = [t for t in trials.all.values() if t.origin is not None and t.status == "failed"]
     assert failed.origin is not None

@@ -15,7 +15,7 @@ import numpy as np
 from autotune.decide.arms.bandit import Bandit, Pull
 from autotune.decide.arms.families import KINDS, PARENTS, Families
 from autotune.decide.configurations import identity
-from autotune.decide.policies.successive_halving import SuccessiveHalving
+from autotune.decide.policies.asha import ASHA
 from autotune.plugins.base import PluginError
 from autotune.plugins.search import (
     Decided,
@@ -182,7 +182,7 @@ class ArmPolicy(Policy):
         return next((r for r in reasons if isinstance(r, Stop)), Wait())
 
 
-_INSIDE = SuccessiveHalving()
+_INSIDE = ASHA()
 
 
 def _standing(value: float, others: list[float]) -> float:
