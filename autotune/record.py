@@ -25,6 +25,7 @@ from autotune.plugins.search import (
     Evaluate,
     Evaluated,
     Event,
+    Evicted,
     Failed,
     Finalists,
     Frozen,
@@ -45,7 +46,8 @@ FORMAT = 1
 """Layout of the file. A record of another format is refused, never guessed at."""
 
 _EVENTS: dict[str, type] = {
-    t.__name__.lower(): t for t in (Decided, Observed, Frozen, Evaluated, Failed, Lost, Restarted)
+    t.__name__.lower(): t
+    for t in (Decided, Observed, Frozen, Evicted, Evaluated, Failed, Lost, Restarted)
 }
 _DECISIONS: dict[str, type] = {
     t.__name__.lower(): t for t in (Start, Thaw, Finalists, Evaluate, Measure, Stop)

@@ -12,13 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from autotune import record
 from autotune.decide.final import Standing, best_run, standings
 from autotune.header import Header, StudyError
 from autotune.pareto import non_dominated
-from autotune.plugins.search import Evaluated, Event, Frozen, Objective, SearchContext
+from autotune.plugins.search import Evaluated, Objective, SearchContext
 from autotune.plugins.trials import Trials
 from autotune.space import Configuration
 
@@ -102,47 +100,17 @@ def _key(trial: int, step: int, evaluation: Configuration) -> tuple[int, int, st
     return trial, step, json.dumps(evaluation, sort_keys=True)
 
 
-class Checkpoints:
-    """A fold of events: every checkpoint that was written, and which of them are needed."""
-
-    def __init__(self, trials: Trials) -> None:
-        self.trials = trials
-        self.frozen: dict[int, dict[int, str]] = {}
-        self.evaluated: dict[tuple[int, int, str], Evaluated] = {}
-        self._curve = [o for o in trials.objectives if o.kind == "curve"]
-
-    def observe(self, event: Event) -> None:
-        """Fold one event; `trials` has folded it already."""
-        match event:
-            case Frozen(trial=trial, step=step, checkpoint=name):
-                self.frozen.setdefault(trial, {})[step] = name
-            case Evaluated():
-                key = _key(event.trial, event.step, event.evaluation)
-                before = self.evaluated.get(key)
-                self.evaluated[key] = event if before is None else _merged(before, event)
-
-    def needed(self) -> dict[int, dict[int, str]]:
-        """By trial and step, the checkpoints that something still needs: the newest of every
-        trial (it may be thawed), those behind an evaluated point (they never go), and those
-        that no other of the same trial beats in every curve objective (they may be the best)."""
-        evaluated = {(trial, step) for trial, step, _ in self.evaluated}
-        kept: dict[int, dict[int, str]] = {}
-        for trial, by_step in self.frozen.items():
-            steps = sorted(step for step in by_step if step > 0)
-            metrics = self.trials[trial].metrics
-            values = np.array(
-                [
-                    [o.sign * metrics.get(step, {}).get(o.name, math.nan) for o in self._curve]
-                    for step in steps
-                ]
-            ).reshape(len(steps), len(self._curve))
-            best = non_dominated(values)
-            kept[trial] = {
-                step: by_step[step]
-                for step, good in zip(steps, best, strict=True)
-                if good or step == steps[-1] or (trial, step) in evaluated
-            }
-        return kept
+def evaluated(trials: Trials) -> dict[tuple[int, int], list[Evaluated]]:
+    """By (trial, step), what is known of each evaluation configuration, once."""
+    found: dict[tuple[int, int], list[Evaluated]] = {}
+    for trial in trials.all.values():
+        merged: dict[tuple[int, int, str], Evaluated] = {}
+        for event in trial.evaluations:
+            key = _key(event.trial, event.step, event.evaluation)
+            merged[key] = _merged(merged[key], event) if key in merged else event
+        for event in merged.values():
+            found.setdefault((event.trial, event.step), []).append(event)
+    return found
 
 
 def _merged(first: Evaluated, second: Evaluated) -> Evaluated:
@@ -159,16 +127,13 @@ def _merged(first: Evaluated, second: Evaluated) -> Evaluated:
     )
 
 
-def points_of(view: StudyView, checkpoints: Checkpoints) -> list[Point]:
+def points_of(view: StudyView) -> list[Point]:
     """Every kept checkpoint under every evaluation configuration it was evaluated with; one
     that was not evaluated stands under the default one. In order of trial and step."""
-    evaluations: dict[tuple[int, int], list[Evaluated]] = {}
-    for event in checkpoints.evaluated.values():
-        evaluations.setdefault((event.trial, event.step), []).append(event)
+    evaluations = evaluated(view.trials)
     points = []
-    for number, by_step in sorted(checkpoints.needed().items()):
-        trial = view.trials[number]
-        for step, name in by_step.items():
+    for number, trial in sorted(view.trials.all.items()):
+        for step, name in sorted(trial.checkpoints.items()):
             plain = {**trial.metrics.get(step, {}), **trial.static}
             default = view.context.evaluation_space.default(trial.configuration)
             unevaluated = Evaluated(number, step, default, {}, {})
@@ -262,16 +227,13 @@ class StudyView:
         self.context: SearchContext = self.header.context()
         self.task = task
         self.trials = Trials(self.context.space, self.context.objectives)
-        checkpoints = Checkpoints(self.trials)
         for event in self.events:
             self.trials.observe(event)
-            checkpoints.observe(event)
-        self._checkpoints = checkpoints
 
     @cached_property
     def result(self) -> Result:
         """What came out, so far or for good."""
-        return Result(self, points_of(self, self._checkpoints))
+        return Result(self, points_of(self))
 
     @property
     def finished(self) -> bool:

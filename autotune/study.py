@@ -53,7 +53,7 @@ from autotune.plugins.search import (
 )
 from autotune.plugins.trials import Trial, Trials
 from autotune.record import Record, RecordError
-from autotune.result import Checkpoints, StudyView, best_of, points_of
+from autotune.result import StudyView, best_of, points_of
 from autotune.surroundings import stop_if_full, told_of_signals
 from autotune.task_faults import NothingWorks, check_guardable, check_reported, nothing_works
 
@@ -117,7 +117,7 @@ class Driver:
         self.bound_from = bound_from
         self.listeners = listeners
         self.trials: Trials = search.trials
-        self.checkpoints = Checkpoints(self.trials)
+        self._needless: set[str] = set()
         self.guard = Guard(search.context) if search.context.holdout is not None else None
         self.store = CheckpointStore(record.folder / "checkpoints")
         self.running: dict[int, _Running] = {}
@@ -269,7 +269,7 @@ class Driver:
             origin = trial.origin
             return replace(
                 job,
-                checkpoint=self.checkpoints.frozen[origin.trial][origin.step],
+                checkpoint=self.trials[origin.trial].checkpoints[origin.step],
                 begin="branch" if origin.how == "cooldown" else "refine",
                 source=origin.trial,
             )
@@ -292,7 +292,7 @@ class Driver:
             seed=self._seed(self.trials[trial]),
             horizon=self.trials[trial].horizon,
             step=step,
-            checkpoint=self.checkpoints.frozen[trial][step],
+            checkpoint=self.trials[trial].checkpoints[step],
             evaluation=evaluation,
             what=what,
         )
@@ -338,6 +338,7 @@ class Driver:
                         report.seconds,
                         report.exact,
                         at,
+                        report.size,
                     )
                 )
             case Done():
@@ -388,22 +389,27 @@ class Driver:
         self._waiting = False
         if self.guard is not None:
             self.guard.observe(event)
+        before = self._kept(event) if isinstance(event, Frozen) else set()
         self.search.observe(event)
-        self.checkpoints.observe(event)
         match event:
             case Decided(decision=Stop() as stop):
                 self.stopped = stop
             case Lost(trial=trial, evaluation=evaluation):
                 key = (trial, repr(evaluation))
                 self.losses[key] = self.losses.get(key, 0) + 1
-            case Frozen(trial=trial):
+            case Frozen(trial=trial, checkpoint=name):
                 self.losses.pop((trial, repr(None)), None)
+                self._needless |= (before | {name}) - self._kept(event)
             case Evaluated(trial=trial, evaluation=evaluation):
                 self.losses.pop((trial, repr(evaluation)), None)
             case Failed(evaluation=None):
                 self.errors.append(event)
             case _:
                 pass
+
+    def _kept(self, event: Frozen) -> set[str]:
+        known = self.trials.all.get(event.trial)
+        return set() if known is None else set(known.checkpoints.values())
 
     def _give_up_if_nothing_works(self, at_least: int = FIRST_FAILURES) -> None:
         failed = [e for e in self.errors if e.cause == "error"]
@@ -427,7 +433,7 @@ class Driver:
         if "winner" in self.record.meta:
             return
         view = StudyView(self.record.folder)
-        points = points_of(view, self.checkpoints)
+        points = points_of(view)
         best = best_of(points, view.context, best_run(self.trials))
         if best is None:
             return
@@ -456,7 +462,7 @@ class Driver:
         self.executor.submit(job)
         while True:
             for report in self.executor.poll(_POLL_SECONDS):
-                if not isinstance(report, Unit):
+                if isinstance(report, Done | Broken | WorkerLost):
                     return report
 
     def _note_end(self) -> None:
@@ -474,13 +480,8 @@ class Driver:
             return
         self._note_clock()
         self.record.back_up()
-        needed = {
-            name for by_step in self.checkpoints.needed().values() for name in by_step.values()
-        }
-        for by_step in self.checkpoints.frozen.values():
-            for name in by_step.values():
-                if name not in needed:
-                    self.store.delete(name)
+        while self._needless:
+            self.store.delete(self._needless.pop())
         self._upkept = time.monotonic()
 
     def _note_clock(self) -> None:
@@ -489,7 +490,8 @@ class Driver:
     def _clear_away(self) -> None:
         """Remove checkpoints that a killed driver's workers left without being recorded."""
         self.store.prepare()
-        recorded = {n for by_step in self.checkpoints.frozen.values() for n in by_step.values()}
+        recorded = {n for trial in self.trials.all.values() for n in trial.checkpoints.values()}
+        self._needless.clear()
         for stored in self.store.list():
             if stored.name not in recorded:
                 self.store.delete(stored.name)

@@ -133,7 +133,7 @@ def study(folder: Path, address: str, partial, units: int, horizon: int, space=S
     for step in range(1, units + 1):
         record.append(Observed(0, step, dict(run.train()), 0.1, float(step)))
     content = {"environment": environment("cpu"), "state": run.freeze()}
-    record.append(Frozen(0, units, store.save(0, units, content), dict(run.static())))
+    record.append(Frozen(0, units, store.save(0, units, content).name, dict(run.static())))
     scores = dict(run.evaluate(evaluation, "select"))
     record.append(Evaluated(0, units, evaluation, scores, scores))
     winner = {

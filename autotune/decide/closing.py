@@ -23,6 +23,7 @@ from autotune.plugins.search import (
     Evaluate,
     Evaluated,
     Event,
+    Evicted,
     Failed,
     Key,
     Lost,
@@ -141,6 +142,13 @@ class Closing:
                 self._running(number, evaluation).state = "failed"
             case Lost(trial=number, evaluation=evaluation) if evaluation is not None:
                 _lose(self._running(number, evaluation))
+            case Evicted(trial=number, step=step):
+                # What was asked of that checkpoint may be asked of the trial's next best.
+                gone = (number, step)
+                jobs, points = self._jobs, self._points
+                self._jobs = {k: j for k, j in jobs.items() if (j.trial, j.step) != gone}
+                self._points = {k: p for k, p in points.items() if (p.trial, p.step) != gone}
+                self._best = None
             case Restarted():
                 for job in self._jobs.values():
                     if job.state == "running":

@@ -278,7 +278,7 @@ class Search:
 
     def _checked_thaw(self, decision: Thaw, left: float, deadline: float | None) -> Thaw | Stop:
         trial = self.trials.all.get(decision.trial)
-        if trial is None or trial.status not in ("frozen", "new"):
+        if trial is None or trial.status not in ("frozen", "new", "evicted"):
             state = "unknown" if trial is None else trial.status
             raise self._wrong(f"thawed trial {decision.trial}, which is {state}")
         if decision.to <= trial.frozen:

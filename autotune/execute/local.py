@@ -6,7 +6,6 @@ guard in the user's script, and a kill of either side is seen by the other at on
 
 from __future__ import annotations
 
-import math
 import os
 import selectors
 import signal
@@ -22,7 +21,7 @@ from typing import Any, ClassVar
 
 from autotune.execute.environment import threads_for
 from autotune.execute.messages import FrameReader, frame, from_plain, to_plain
-from autotune.execute.opening import address_or_parcel, check_options, hung, opening, refusal
+from autotune.execute.opening import address_or_parcel, check_options, opening, refusal
 from autotune.execute.store import CheckpointStore
 from autotune.plugins import PluginError
 from autotune.plugins.execution import (
@@ -32,8 +31,6 @@ from autotune.plugins.execution import (
     Executor,
     Job,
     Report,
-    TrainJob,
-    Unit,
     WorkerLost,
 )
 
@@ -58,8 +55,6 @@ class _Worker:
         self.log = log
         self.ready = False
         self.job: Job | None = None
-        self.step = 0
-        self.heard = 0.0
         self.holds: dict[type, int | None] = {}
         self.used = 0
         self._reader = FrameReader()
@@ -141,14 +136,12 @@ class _Worker:
 class Local(Executor):
     """Segments in processes of this machine, which share its cores.
 
-    Options: ``threads`` (torch threads of each worker; default: cores divided by workers) and
-    ``unit_seconds`` (a unit, with the opening of its run, or an evaluation that takes
-    longer hangs: its worker is ended, its trial has failed; default: no limit).
+    Option: ``threads`` (torch threads of each worker; default: cores divided by workers).
     """
 
     name: ClassVar[str] = "local"
     summary: ClassVar[str] = "worker processes on this machine"
-    option_names: ClassVar[tuple[str, ...]] = ("threads", "unit_seconds")
+    option_names: ClassVar[tuple[str, ...]] = ("threads",)
     reference: ClassVar[str] = ""
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
@@ -168,7 +161,6 @@ class Local(Executor):
         """
         check_options(type(self), context)
         self._context = context
-        self._limit = float(context.options.get("unit_seconds", math.inf))
         self._threads = int(context.options.get("threads", threads_for(context.workers)))
         self._address, (self._task, _) = address_or_parcel(context.task)
         CheckpointStore(context.folder / "checkpoints").prepare()
@@ -190,7 +182,7 @@ class Local(Executor):
             self._collect(0.0)
         return sum(worker.ready and worker.job is None for worker in self._workers)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job) -> str:
         """Hand the job to the free worker that holds its trial, else to the one whose trial
         was used longest ago."""
         free = [worker for worker in self._workers if worker.ready and worker.job is None]
@@ -200,9 +192,8 @@ class Local(Executor):
         self._jobs += 1
         worker.used = self._jobs
         worker.job = job
-        worker.step = job.start if isinstance(job, TrainJob) else job.step
-        worker.heard = time.monotonic()
         worker.send(frame(to_plain(job)))
+        return f"worker {worker.number} (process {worker.process.pid})"
 
     def poll(self, timeout: float) -> list[Report]:
         """Reports that have arrived; waits up to `timeout` seconds for the first, or for a
@@ -220,6 +211,20 @@ class Local(Executor):
         for worker in self._workers:
             if worker.job is not None:
                 worker.send(frame({"type": "interrupt", "identifier": worker.job.identifier}))
+
+    def revoke(self, identifier: int) -> None:
+        """Kill the job's worker and its children, and start another."""
+        self._pending = [r for r in self._pending if r.identifier != identifier]
+        for worker in list(self._workers):
+            if worker.job is not None and worker.job.identifier == identifier:
+                worker.job = None
+                self._bury(worker)
+
+    def grant(self, identifier: int, room: int) -> None:
+        """Tell the worker that waits for it."""
+        for worker in self._workers:
+            if worker.job is not None and worker.job.identifier == identifier:
+                worker.send(frame({"type": "grant", "identifier": identifier, "room": room}))
 
     def close(self) -> None:
         """Let idle workers leave, kill the rest."""
@@ -260,9 +265,6 @@ class Local(Executor):
         assert self._selector is not None
         if not hasattr(os, "pidfd_open") and (timeout is None or timeout > 1.0):
             timeout = 1.0  # where the kernel cannot wake us on a death, look for it
-        hangs = [w.heard + self._limit for w in self._workers if w.job is not None]
-        if timeout is not None and hangs and self._limit < math.inf:
-            timeout = max(0.0, min(timeout, min(hangs) - time.monotonic()))
         events = self._selector.select(timeout)
         stirred = {key.data.number: key.data for key, _ in events}
         if not events and not hasattr(os, "pidfd_open"):
@@ -275,11 +277,6 @@ class Local(Executor):
                 with suppress(subprocess.TimeoutExpired):
                     worker.process.wait(1.0)  # to hear its own exit code, not our kill's
                 self._bury(worker)
-        for worker in list(self._workers):
-            if worker.job is not None and time.monotonic() > worker.heard + self._limit:
-                self._pending.append(hung(worker.job, worker.step, self._limit))
-                worker.job = None
-                self._bury(worker)
 
     def _take(self, worker: _Worker, message: dict[str, Any]) -> None:
         if message["type"] == "ready":
@@ -291,9 +288,6 @@ class Local(Executor):
             raise refusal(message["error"], message["message"], called)
         report = from_plain(message)
         self._pending.append(report)
-        worker.heard = time.monotonic()
-        if isinstance(report, Unit):
-            worker.step = report.step
         if isinstance(report, Done | Broken):
             assert worker.job is not None
             kind, trial = type(worker.job), worker.job.trial

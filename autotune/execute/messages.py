@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import queue
 import socket
 import struct
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from autotune.plugins.execution import (
     Done,
     EvaluateJob,
     Job,
+    Oversize,
     Report,
     TrainJob,
     Unit,
@@ -22,7 +24,9 @@ from autotune.plugins.execution import (
 )
 
 _HEADER = struct.Struct("!QQ")
-_TYPES = {cls.__name__: cls for cls in (TrainJob, EvaluateJob, Unit, Done, Broken, WorkerLost)}
+_TYPES = {
+    cls.__name__: cls for cls in (TrainJob, EvaluateJob, Unit, Oversize, Done, Broken, WorkerLost)
+}
 
 
 def to_plain(value: Job | Report) -> dict[str, Any]:
@@ -63,6 +67,24 @@ class FrameReader:
             del self._buffer[:end]
             messages.append((json.loads(body[:text]), body[text:]))
         return messages
+
+
+class Grants:
+    """Answers to `Oversize` on a worker's side: one thread hears them, another waits."""
+
+    def __init__(self) -> None:
+        self._given: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+
+    def give(self, identifier: int, room: int) -> None:
+        """The driver has made room for a job's checkpoint."""
+        self._given.put((identifier, room))
+
+    def wait(self, identifier: int) -> int:
+        """The room, once it is given."""
+        while True:
+            granted, room = self._given.get()
+            if granted == identifier:
+                return room
 
 
 def receive(connection: socket.socket, reader: FrameReader) -> list[tuple[dict[str, Any], bytes]]:

@@ -14,7 +14,7 @@ from autotune.execute.task_address import load_task
 from autotune.execute.task_transfer import Block, dump, load
 from autotune.execute.worker import JobRunner, resolve_device
 from autotune.plugins import PluginError
-from autotune.plugins.execution import Broken, ExecutionContext, Executor, Job
+from autotune.plugins.execution import ExecutionContext, Executor
 from autotune.train import TaskError
 
 Parcel = tuple[bytes, list[Block]]
@@ -47,6 +47,7 @@ class Opening:
         self,
         task: Parcel,
         interrupted: Callable[[int], bool],
+        granted: Callable[[int], int],
         store: Store | None = None,
         folder: Path | None = None,
     ) -> JobRunner:
@@ -54,7 +55,7 @@ class Opening:
 
         Args:
             task: by value, unless there is an address.
-            interrupted: as in `JobRunner`.
+            interrupted, granted: as in `JobRunner`.
             store: for checkpoints (None: the study's folder).
             folder: for pretrained weights (None: the study's).
 
@@ -76,6 +77,7 @@ class Opening:
             folder or home,
             self.objective,
             interrupted,
+            granted,
         )
 
 
@@ -94,12 +96,6 @@ def check_options(executor: type[Executor], context: ExecutionContext) -> None:
             raise PluginError(
                 f"executor {executor.name}: threads is {value!r}; expected a whole number above 0"
             )
-
-
-def hung(job: Job, step: int, limit: float) -> Broken:
-    """The report of a job whose worker was ended because it said nothing for too long."""
-    message = f"no unit ended within {limit:g} s (unit_seconds); its worker was ended"
-    return Broken(job.identifier, step, "timeout", message)
 
 
 def opening(context: ExecutionContext, worker: int, address: str | None, threads: int) -> Opening:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from autotune.execute.environment import threads_for
 from autotune.execute.handover import Handover
 from autotune.execute.messages import from_plain, to_plain
-from autotune.execute.opening import address_or_parcel, check_options, hung, opening, refusal
+from autotune.execute.opening import address_or_parcel, check_options, opening, refusal
 from autotune.execute.ray_cluster import connect, import_ray, share_of_worker
 from autotune.execute.ray_worker import RayWorker
 from autotune.execute.store import CheckpointStore, StoreError
@@ -33,7 +33,6 @@ from autotune.plugins.execution import (
     Job,
     Report,
     TrainJob,
-    Unit,
     WorkerLost,
 )
 
@@ -59,8 +58,6 @@ class _Worker:
         self.process = 0
         self.node = ""
         self.job: Job | None = None
-        self.step = 0
-        self.heard = 0.0
         self.reports: Any = None
         self.holds: dict[type, tuple[int, str | None] | None] = {}
         self.used = 0
@@ -75,9 +72,7 @@ class Ray(Executor):
     device), ``min_workers`` (the study begins when so many are up; the others join when nodes
     with room for them do; default: all), ``threads`` (of torch in each worker),
     ``shared_folder`` (whether workers see the study's folder; default: found out),
-    ``start_seconds`` (how long the cluster may be without any worker that is up; default 300),
-    ``unit_seconds`` (a unit, with the opening of its run, or an evaluation that takes longer
-    hangs: its worker is ended, its trial has failed; default: no limit).
+    ``start_seconds`` (how long the cluster may be without any worker that is up; default 300).
 
     A worker whose node leaves is started again where there is room, or waits for a node.
     """
@@ -93,7 +88,6 @@ class Ray(Executor):
         "threads",
         "shared_folder",
         "start_seconds",
-        "unit_seconds",
     )
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
@@ -124,7 +118,6 @@ class Ray(Executor):
         self._ray = import_ray()
         self._address, task = address_or_parcel(context.task, apart=True)
         try:
-            self._limit = float(context.options.get("unit_seconds", math.inf))
             self._started = connect(self._ray, context.options.get("address"))
             self._request = share_of_worker(self._ray, context, at_once)
             whole = max(1, int(self._request["num_cpus"]))
@@ -147,7 +140,7 @@ class Ray(Executor):
         """Workers that are ready and idle."""
         return sum(worker.ready and worker.job is None for worker in self._workers)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job) -> str:
         """Hand the job to the free worker that holds its checkpoint, else to the one that was
         used longest ago."""
         free = [worker for worker in self._workers if worker.ready and worker.job is None]
@@ -158,8 +151,7 @@ class Ray(Executor):
         self._jobs += 1
         worker.used = self._jobs
         worker.job = job
-        worker.heard = time.monotonic()
-        worker.step = job.start if isinstance(job, TrainJob) else job.step
+        called = f"Ray worker {worker.number} (process {worker.process} on {worker.node})"
         files: dict[str, bytes] = {}
         if not worker.shared:
             warm = worker.holds.get(type(job)) == wanted
@@ -167,11 +159,13 @@ class Ray(Executor):
                 files = self._handover.files_for(job, warm, worker.files)
             except StoreError as error:
                 worker.job = None
-                self._pending.append(Broken(job.identifier, worker.step, "disk", str(error)))
-                return
+                step = job.start if isinstance(job, TrainJob) else job.step
+                self._pending.append(Broken(job.identifier, step, "checkpoint", str(error)))
+                return called
         worker.reports = worker.actor.run.options(num_returns="streaming").remote(
             to_plain(job), files
         )
+        return called
 
     def poll(self, timeout: float) -> list[Report]:
         """Reports that have arrived; waits up to `timeout` seconds for the first, or for a
@@ -191,6 +185,20 @@ class Ray(Executor):
                 worker.actor.interrupt.options(concurrency_group="control").remote(
                     worker.job.identifier
                 )
+
+    def revoke(self, identifier: int) -> None:
+        """Kill the job's actor, and start another."""
+        self._pending = [r for r in self._pending if r.identifier != identifier]
+        for worker in list(self._workers):
+            if worker.job is not None and worker.job.identifier == identifier:
+                worker.job = None
+                self._give_up(worker, "")
+
+    def grant(self, identifier: int, room: int) -> None:
+        """Tell the actor that waits for it."""
+        for worker in self._workers:
+            if worker.job is not None and worker.job.identifier == identifier:
+                worker.actor.grant.options(concurrency_group="control").remote(identifier, room)
 
     def close(self) -> None:
         """Stop the actors, and the cluster if it was started here."""
@@ -290,7 +298,8 @@ class Ray(Executor):
                     waiting[worker.opening] = worker
                 elif worker.job is not None:
                     waiting[worker.reports] = worker
-            left = max(0.0, min(end, self._next_deadline()) - time.monotonic())
+            due = min(self._later.values(), default=math.inf)
+            left = max(0.0, min(end, due) - time.monotonic())
             ready: list[Any] = []
             if waiting:
                 ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=left)
@@ -317,10 +326,7 @@ class Ray(Executor):
             self._give_up(worker, f"{type(error).__name__}: {error}")
             return
         report = from_plain(message)
-        worker.heard = time.monotonic()
-        if isinstance(report, Unit):
-            worker.step = report.step
-        elif isinstance(report, Done | Broken):
+        if isinstance(report, Done | Broken):
             assert worker.job is not None
             kind, job = type(worker.job), worker.job
             if isinstance(report, Done):
@@ -345,13 +351,8 @@ class Ray(Executor):
             return None
         return done
 
-    def _next_deadline(self) -> float:
-        hangs = (worker.heard + self._limit for worker in self._workers if worker.job is not None)
-        return min((*hangs, *self._later.values()), default=math.inf)
-
     def _check_deadlines(self) -> None:
-        """Give up on a cluster that brings no worker up; end a worker that hangs; try again
-        what did not start."""
+        """Give up on a cluster that brings no worker up; try again what did not start."""
         now = time.monotonic()
         working = self._begun and any(worker.ready for worker in self._workers)
         for worker in list(self._workers):
@@ -360,10 +361,6 @@ class Ray(Executor):
                     f"executor ray: worker {worker.number} did not come up in time; it asks for "
                     f"{self._request}, available now: {self._ray.available_resources()}"
                 )
-            if worker.job is not None and now > worker.heard + self._limit:
-                self._pending.append(hung(worker.job, worker.step, self._limit))
-                worker.job = None
-                self._give_up(worker, "")
         for number in [number for number, due in self._later.items() if now >= due]:
             del self._later[number]
             self._start(number)

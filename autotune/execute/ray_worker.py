@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from autotune.execute.handover import PRETRAINED
-from autotune.execute.messages import from_plain, to_plain
+from autotune.execute.messages import Grants, from_plain, to_plain
 from autotune.execute.opening import Opening, Parcel
-from autotune.execute.store import pack, unpack
+from autotune.execute.store import Stored, pack, unpack
 from autotune.plugins.execution import Done
 
 
@@ -26,11 +26,13 @@ class _HandedStore:
         self.given: dict[str, bytes] = {}
         self.made: dict[str, bytes] = {}
 
-    def save(self, trial: int, step: int, content: Mapping[str, Any]) -> str:
+    def save(
+        self, trial: int, step: int, content: Mapping[str, Any], room: int | None = None
+    ) -> Stored:
         """Pack for the driver."""
-        name, data = pack(trial, step, content)
-        self.made[name] = data
-        return name
+        stored, data = pack(trial, step, content, room)
+        self.made[stored.name] = data
+        return stored
 
     def load(self, name: str) -> dict[str, Any]:
         """Unpack what the driver sent along."""
@@ -42,6 +44,7 @@ class RayWorker:
 
     def __init__(self) -> None:
         self._interrupted: set[int] = set()
+        self._grants = Grants()
         self._handed: _HandedStore | None = None
         self._folder: Path | None = None
         self._known: set[str] = set()
@@ -70,7 +73,11 @@ class RayWorker:
                 self._handed = _HandedStore()
                 self._folder = Path(tempfile.mkdtemp(prefix="autotune-"))
             self._runner = opening.runner(
-                task, self._interrupted.__contains__, self._handed, self._folder
+                task,
+                self._interrupted.__contains__,
+                self._grants.wait,
+                self._handed,
+                self._folder,
             )
         except (Exception, SystemExit) as error:
             traceback.print_exc()
@@ -112,6 +119,10 @@ class RayWorker:
     def interrupt(self, identifier: int) -> None:
         """Have a job freeze after the unit it is in. Runs beside `run`."""
         self._interrupted.add(identifier)
+
+    def grant(self, identifier: int, room: int) -> None:
+        """Let a job's checkpoint take so many bytes. Runs beside `run`."""
+        self._grants.give(identifier, room)
 
     def _receive(self, files: Mapping[str, bytes]) -> None:
         assert self._folder is not None

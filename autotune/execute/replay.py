@@ -71,13 +71,14 @@ class Replay(Executor):
         """Virtual workers without a job."""
         return self._capacity - len(self._running)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job) -> str:
         """Lay out the job's reports from now on."""
         if self.free <= 0:
             raise RuntimeError("submit() needs a free worker")
         reports = self._train(job) if isinstance(job, TrainJob) else self._evaluate(job)
         reports.reverse()
         self._running[job.identifier] = _Running(job, self._clock, reports)
+        return "a virtual worker"
 
     def poll(self, timeout: float) -> list[Report]:
         """The next reports and all others of the same virtual second, by job; the clock moves
@@ -104,6 +105,10 @@ class Replay(Executor):
             if isinstance(running.job, TrainJob) and isinstance(unit, Unit):
                 done = self._done(running.job, unit.step, time - running.begun)
                 running.coming = [(time, done), (time, unit)]
+
+    def revoke(self, identifier: int) -> None:
+        """Forget the job."""
+        self._running.pop(identifier, None)
 
     def close(self) -> None:
         """Forget the jobs."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import math
 import os
 import re
 import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,8 +37,21 @@ class StoreError(Exception):
     """A checkpoint cannot be written or read; the message says which and why."""
 
 
-class StoreFull(StoreError):
-    """There is no room for a checkpoint. Nothing was left behind."""
+class StoreUnwritable(StoreError):
+    """A checkpoint cannot be written, whatever it holds. Nothing was left behind."""
+
+
+class StoreFull(StoreUnwritable):
+    """There is no room for a checkpoint on the disk."""
+
+
+class OverRoom(StoreError):
+    """A checkpoint takes more bytes (`size`) than it was given room for. Nothing was left
+    behind."""
+
+    def __init__(self, size: int, room: int) -> None:
+        super().__init__(f"a checkpoint takes {size} bytes, {room} are left to it")
+        self.size = size
 
 
 class CheckpointDamaged(StoreError):
@@ -57,26 +71,31 @@ class Stored:
 class Store(Protocol):
     """Where a job runner keeps checkpoints."""
 
-    def save(self, trial: int, step: int, content: Mapping[str, Any]) -> str:
-        """Keep `content`; returns its name."""
+    def save(
+        self, trial: int, step: int, content: Mapping[str, Any], room: int | None = None
+    ) -> Stored:
+        """Keep `content`. Raises `OverRoom` where that takes more than `room` bytes."""
 
     def load(self, name: str) -> dict[str, Any]:
         """The content saved under `name`."""
 
 
 class _Writer:
-    """What `torch.save` writes into: passes bytes on.
+    """What `torch.save` writes into: counts bytes, and passes on up to `room` of them.
 
     The first error is kept and later writes are swallowed, because an exception that crosses
     torch's C++ writer loses its type.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], room: int | None) -> None:
         self._stream = stream
+        self._room = math.inf if room is None else room
+        self.size = 0
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        if self.error is None:
+        self.size += memoryview(data).nbytes
+        if self.error is None and self.size <= self._room:
             try:
                 self._stream.write(data)
             except OSError as error:
@@ -104,12 +123,16 @@ def parse_name(name: str) -> tuple[int, int, str]:
     return int(match[1]), int(match[2]), match[3]
 
 
-def pack(trial: int, step: int, content: Mapping[str, Any]) -> tuple[str, bytes]:
-    """(name, bytes) of a checkpoint, for a worker that cannot see the study's folder."""
+def pack(
+    trial: int, step: int, content: Mapping[str, Any], room: int | None = None
+) -> tuple[Stored, bytes]:
+    """A checkpoint and its bytes, for a worker that cannot see the study's folder. Raises
+    `OverRoom` as `CheckpointStore.save` does."""
     buffer = io.BytesIO()
-    _write(content, buffer)
+    size = _write(content, buffer, room)
     data = buffer.getvalue()
-    return checkpoint_name(trial, step, _digest(io.BytesIO(data))), data
+    name = checkpoint_name(trial, step, _digest(io.BytesIO(data)))
+    return Stored(name, trial, step, size), data
 
 
 def unpack(name: str, data: bytes) -> dict[str, Any]:
@@ -141,33 +164,29 @@ class CheckpointStore:
         parse_name(name)
         return self.folder / name
 
-    def save(self, trial: int, step: int, content: Mapping[str, Any]) -> str:
-        """Write a checkpoint; it is durable when this returns its name.
+    def save(
+        self, trial: int, step: int, content: Mapping[str, Any], room: int | None = None
+    ) -> Stored:
+        """Write a checkpoint; it is durable when this returns.
 
         Args:
             content: tensors, plain values, and dicts and lists of these.
+            room: bytes that it may take; never more than that is on disk.
 
         Raises:
-            StoreFull: there was no room; nothing is left behind.
-            StoreError: the content cannot be loaded again without running code, or the
-                folder cannot be written to.
+            OverRoom: it takes more than `room`.
+            StoreFull: there is no room on the disk.
+            StoreUnwritable: the folder cannot be written to.
+            StoreError: the content cannot be loaded again without running code.
         """
         refuse_code(content)
-
-        def write(stream: IO[bytes]) -> None:
-            _write(content, stream)
-
-        return self._place(trial, step, write)
+        return self._place(trial, step, lambda stream: _write(content, stream, room))
 
     def put(self, name: str, data: bytes) -> str:
         """Write a checkpoint that a worker packed elsewhere. Raises as `save` does."""
         unpack(name, data)
-
-        def write(stream: IO[bytes]) -> None:
-            stream.write(data)
-
         trial, step, _ = parse_name(name)
-        return self._place(trial, step, write)
+        return self._place(trial, step, lambda stream: stream.write(data)).name
 
     def get(self, name: str) -> bytes:
         """The bytes of a checkpoint, for a worker that cannot see this folder."""
@@ -199,6 +218,15 @@ class CheckpointStore:
         """Remove a checkpoint; one that is already gone is fine."""
         self.path(name).unlink(missing_ok=True)
 
+    def sweep(self, trial: int, keep: Container[str]) -> None:
+        """Remove what a writer of this trial that was ended left behind. Only for the one who
+        knows that it has ended: the driver, whose workers train a trial one at a time."""
+        for path in self.folder.glob(f"{_TEMPORARY}{trial:05d}-*"):
+            path.unlink(missing_ok=True)
+        for path in self.folder.glob(f"trial-{trial:05d}-*.pt"):
+            if path.name not in keep:
+                path.unlink(missing_ok=True)
+
     def list(self) -> list[Stored]:
         """All checkpoints, by trial and step."""
         found = []
@@ -211,13 +239,17 @@ class CheckpointStore:
                     )
         return sorted(found, key=lambda stored: (stored.trial, stored.step, stored.name))
 
-    def _place(self, trial: int, step: int, write: Callable[[IO[bytes]], None]) -> str:
+    def _place(self, trial: int, step: int, write: Callable[[IO[bytes]], int]) -> Stored:
         """Write durably under a temporary name, then rename. What was written is digested
-        while it is flushed."""
-        temporary = self.folder / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
+        while it is flushed.
+
+        Args:
+            write: writes into the stream, and tells how many bytes that were.
+        """
+        temporary = self.folder / f"{_TEMPORARY}{trial:05d}-{secrets.token_hex(8)}"
         try:
             with temporary.open("x+b") as stream, _helper() as helper:
-                write(stream)
+                size = write(stream)
                 stream.flush()
                 flushed = helper.submit(os.fsync, stream.fileno())
                 stream.seek(0)
@@ -225,11 +257,11 @@ class CheckpointStore:
                 flushed.result()
             temporary.rename(self.folder / name)
             _sync_folder(self.folder)
-            return name
+            return Stored(name, trial, step, size)
         except OSError as error:
             if error.errno in _FULL:
                 raise StoreFull(self._full_message(error)) from error
-            raise StoreError(f"cannot write a checkpoint to {self.folder}: {error}") from error
+            raise StoreUnwritable(f"cannot write a checkpoint to {self.folder}: {error}") from error
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -278,12 +310,16 @@ def _digest(stream: IO[bytes]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write(content: Mapping[str, Any], stream: IO[bytes]) -> None:
-    writer = _Writer(stream)
+def _write(content: Mapping[str, Any], stream: IO[bytes], room: int | None) -> int:
+    """The bytes that it takes. Raises `OverRoom`."""
+    writer = _Writer(stream, room)
     with _without_checksums():
         torch.save(content, writer)  # type: ignore[arg-type]
     if writer.error is not None:
         raise writer.error
+    if room is not None and writer.size > room:
+        raise OverRoom(writer.size, room)
+    return writer.size
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import math
 import random
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
@@ -23,8 +23,24 @@ import numpy as np
 import torch
 
 from autotune.execute.environment import environment
-from autotune.execute.store import CheckpointDamaged, Store, StoreError, StoreFull
-from autotune.plugins.execution import Broken, Done, EvaluateJob, Job, Report, TrainJob, Unit
+from autotune.execute.store import (
+    CheckpointDamaged,
+    OverRoom,
+    Store,
+    Stored,
+    StoreError,
+    StoreUnwritable,
+)
+from autotune.plugins.execution import (
+    Broken,
+    Done,
+    EvaluateJob,
+    Job,
+    Oversize,
+    Report,
+    TrainJob,
+    Unit,
+)
 from autotune.train.generators import seed_all
 from autotune.train.task import NotFinite, Run, RunContext, Task, TaskError
 
@@ -57,6 +73,7 @@ class JobRunner:
         objective: the metric that every unit must report, finite; None: not checked.
         interrupted: whether the job of this identifier was asked to freeze; polled after each
             unit.
+        granted: waits for the answer to a job's `Oversize`, and returns its new room.
     """
 
     def __init__(
@@ -67,6 +84,7 @@ class JobRunner:
         folder: Path | None,
         objective: str | None = None,
         interrupted: Callable[[int], bool] = lambda identifier: False,
+        granted: Callable[[int], int] | None = None,
     ) -> None:
         self._task = task
         self._store = store
@@ -74,14 +92,15 @@ class JobRunner:
         self._folder = folder
         self._objective = objective
         self._interrupted = interrupted
+        self._granted = granted
         self._environment = environment(device)
         self._warm: _Held | None = None
         self._evaluated: _Held | None = None
         self._step = 0
 
     def run(self, job: Job) -> Iterator[Report]:
-        """Reports of a job: units in order, then one `Done` or `Broken`. Raises nothing that
-        the task raises."""
+        """Reports of a job: units in order, then `Oversize` where its room is too small, then
+        one `Done` or `Broken`. Raises nothing that the task raises."""
         self._step = job.start if isinstance(job, TrainJob) else job.step
         try:
             if isinstance(job, TrainJob):
@@ -132,16 +151,29 @@ class JobRunner:
             if self._interrupted(job.identifier):
                 break
         static = _numbers(run.static(), "static") if job.start == 0 else {}
-        checkpoint = self._store.save(job.trial, run.step, self._content(job, run))
-        self._warm = _Held(job.trial, checkpoint, run, exact)
+        stored = yield from self._frozen(job, run)
+        self._warm = _Held(job.trial, stored.name, run, exact)
         yield Done(
             job.identifier,
             run.step,
-            checkpoint=checkpoint,
+            checkpoint=stored.name,
             static=static,
             seconds=time.perf_counter() - begun,
             exact=exact,
+            size=stored.size,
         )
+
+    def _frozen(self, job: TrainJob, run: Run) -> Generator[Report, None, Stored]:
+        """Write the run's checkpoint, once there is room for it."""
+        content, room = self._content(job, run), job.room
+        while True:
+            try:
+                return self._store.save(job.trial, run.step, content, room)
+            except OverRoom as error:
+                if self._granted is None:
+                    raise
+                yield Oversize(job.identifier, run.step, error.size)
+                room = self._granted(job.identifier)
 
     def _open(self, job: Job, checkpoint: str | None, step: int) -> tuple[Run, bool]:
         """A run of the job's trial at `step`, and whether it goes on exactly."""
@@ -245,7 +277,7 @@ class JobRunner:
 
 
 def cause_of(error: BaseException) -> str:
-    """The cause, as in `Failed.cause`, of an exception or of what it was raised from."""
+    """The cause, as in `Broken.cause`, of an exception or of what it was raised from."""
     link: BaseException | None = error
     while link is not None:
         text = str(link)
@@ -256,7 +288,9 @@ def cause_of(error: BaseException) -> str:
             and ("can't allocate memory" in text or "out of memory" in text)
         ):
             return "out_of_memory"
-        if isinstance(link, StoreFull | CheckpointDamaged):
+        if isinstance(link, CheckpointDamaged):
+            return "checkpoint"
+        if isinstance(link, StoreUnwritable):
             return "disk"
         if isinstance(link, OSError) and link.errno in (ENOSPC, EDQUOT):
             return "disk"

@@ -18,7 +18,7 @@ import threading
 import traceback
 from typing import Any
 
-from autotune.execute.messages import FrameReader, frame, from_plain, receive, to_plain
+from autotune.execute.messages import FrameReader, Grants, frame, from_plain, receive, to_plain
 
 _SET_PARENT_DEATH_SIGNAL = 1
 
@@ -39,14 +39,16 @@ def main(descriptor: int, parent: int) -> None:
     connection.set_inheritable(False)
     inbox: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
     interrupted: set[int] = set()
-    threading.Thread(target=_listen, args=(connection, inbox, interrupted), daemon=True).start()
+    grants = Grants()
+    listening = (connection, inbox, interrupted, grants)
+    threading.Thread(target=_listen, args=listening, daemon=True).start()
     message, binary = inbox.get()
     try:
         # torch is imported here, with Ctrl-C ignored and the driver's death watched
         from autotune.execute.opening import Opening
 
         opening = Opening(**message["opening"])
-        runner = opening.runner((binary, []), interrupted.__contains__)
+        runner = opening.runner((binary, []), interrupted.__contains__, grants.wait)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         connection.sendall(
@@ -68,6 +70,7 @@ def _listen(
     connection: socket.socket,
     inbox: queue.SimpleQueue[tuple[dict[str, Any], bytes]],
     interrupted: set[int],
+    grants: Grants,
 ) -> None:
     """Pass messages on; end the process and its children when the driver has gone."""
     reader = FrameReader()
@@ -75,6 +78,8 @@ def _listen(
         for message, binary in messages:
             if message["type"] == "interrupt":
                 interrupted.add(message["identifier"])
+            elif message["type"] == "grant":
+                grants.give(message["identifier"], message["room"])
             else:
                 inbox.put((message, binary))
     os.killpg(0, signal.SIGKILL)

@@ -27,6 +27,7 @@ class TrainJob:
         start: the unit that training begins after.
         begin: what is done with the checkpoint: `Run.thaw`, `Run.branch` or `Run.refine`.
         source: the trial that the checkpoint is of; None: `trial` itself.
+        room: bytes that its new checkpoint may take; None: any number. See `Oversize`.
     """
 
     identifier: int
@@ -39,6 +40,7 @@ class TrainJob:
     checkpoint: str | None
     begin: Literal["thaw", "branch", "refine"] = "thaw"
     source: int | None = None
+    room: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Done:
 
     A training job that began at 0 carries `static`. Of an evaluation job, ``stream`` fills
     `select` and `report` with the metrics of the two parts, ``alone`` both with
-    ``latency_ms`` and `spread` with its half-width, ``test`` only `report`."""
+    ``latency_ms`` and `spread` with its half-width, ``test`` only `report`. `size` is the
+    checkpoint's in bytes."""
 
     identifier: int
     step: int
@@ -89,11 +92,24 @@ class Done:
     spread: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     exact: bool = True
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Oversize:
+    """A training job is at its end at unit `step`, but its checkpoint takes `size` bytes, more
+    than its room. The worker has written nothing, keeps the run and waits for
+    `Executor.grant`; the driver makes room first, so that the study's byte budget holds."""
+
+    identifier: int
+    step: int
+    size: int
 
 
 @dataclass(frozen=True)
 class Broken:
-    """The job ended badly for a reason of its own (as in `Failed.cause`)."""
+    """The job ended badly for a reason of its own (as in `Failed.cause`), or because its
+    checkpoint is missing or damaged (cause ``checkpoint``)."""
 
     identifier: int
     step: int
@@ -111,7 +127,22 @@ class WorkerLost:
     message: str
 
 
-Report: TypeAlias = Unit | Done | Broken | WorkerLost
+Report: TypeAlias = Unit | Oversize | Done | Broken | WorkerLost
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a study's execution may take, apart from its budget.
+
+    Args:
+        segment_seconds: a segment or evaluation that takes longer is ended, and its trial has
+            failed (cause ``timeout``); None: no limit. Whatever the limit, a worker that says
+            nothing for much longer than units have taken so far is replaced (`autotune.leases`).
+        checkpoint_bytes: what all checkpoints together may take on disk, at any moment.
+    """
+
+    segment_seconds: float | None = None
+    checkpoint_bytes: int = 10 * 10**9
 
 
 @dataclass(frozen=True)
@@ -160,8 +191,9 @@ class Executor(Plugin, ABC):
         """How many more jobs may be submitted now."""
 
     @abstractmethod
-    def submit(self, job: Job) -> None:
-        """Hand a job to a free worker. A worker that holds the trial warm is preferred."""
+    def submit(self, job: Job) -> str:
+        """Hand a job to a free worker, and return what people call that worker. A worker that
+        holds the trial warm is preferred."""
 
     @abstractmethod
     def poll(self, timeout: float) -> list[Report]:
@@ -171,6 +203,17 @@ class Executor(Plugin, ABC):
     @abstractmethod
     def interrupt(self) -> None:
         """Ask running segments to freeze at the end of the unit they are in."""
+
+    @abstractmethod
+    def revoke(self, identifier: int) -> None:
+        """End the worker of a job that takes too long and bring up another in its place. When
+        this returns the job writes nothing more, and none of its reports arrives any more; of a
+        job that has ended meanwhile only the reports are dropped."""
+
+    def grant(self, identifier: int, room: int) -> None:
+        """Answer an `Oversize`: the job's checkpoint may take `room` bytes now. Only asked of an
+        executor that reports one."""
+        raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:

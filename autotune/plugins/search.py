@@ -319,7 +319,8 @@ class Observed:
 class Frozen:
     """A segment ended with its checkpoint on durable storage, at unit `step`. `static` holds
     what was measured once for the trial; `exact` is False after a thaw on another CPU type,
-    library version or thread count."""
+    library version or thread count. `size` is the checkpoint's, in bytes, and no part of what makes
+    two events equal (replayed curves have none)."""
 
     trial: int
     step: int
@@ -327,6 +328,20 @@ class Frozen:
     static: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     exact: bool = True
+    at: float = 0.0
+    size: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Evicted:
+    """A trial's checkpoint at unit `step` is gone: deleted for the study's byte budget, or found
+    damaged or missing. The trial falls back to its last one that is left; without any it is
+    ``evicted``, and trains from nothing if it is thawed. Never in flight."""
+
+    trial: int
+    step: int
+    cause: Literal["budget", "damaged"]
+    message: str = ""
     at: float = 0.0
 
 
@@ -363,13 +378,16 @@ class Failed:
 
 @dataclass(frozen=True)
 class Lost:
-    """A segment or evaluation in flight was lost through no fault of the configuration (its
-    worker or the driver died). The trial stands at its last frozen step."""
+    """A segment or evaluation in flight was lost, as far as anyone knows through no fault of the
+    configuration, and is tried again a bounded number of times. The trial stands at its last
+    frozen step. `cause`: its worker died, or said nothing for too long (``timeout``); its
+    checkpoint could not be read (``checkpoint``: an `Evicted` follows) or written (``disk``)."""
 
     trial: int
     message: str
     evaluation: Configuration | None = None
     at: float = 0.0
+    cause: Literal["worker_died", "timeout", "checkpoint", "disk"] = "worker_died"
 
 
 @dataclass(frozen=True)
@@ -379,7 +397,7 @@ class Restarted:
     at: float = 0.0
 
 
-Event: TypeAlias = Decided | Observed | Frozen | Evaluated | Failed | Lost | Restarted
+Event: TypeAlias = Decided | Observed | Frozen | Evicted | Evaluated | Failed | Lost | Restarted
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The trials of a study as a fold of its events: what every deciding part looks at.
 
 `Trials.observe` does constant work an event. It holds no policy: which trial is worth thawing
-is not its business.
+is not its business. A trial is a state machine whose moves are events, so every one of them is in
+the record; an event that cannot happen to a trial as it stands raises `IllegalEvent`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from autotune.plugins.search import (
     Evaluate,
     Evaluated,
     Event,
+    Evicted,
     Failed,
     Finalists,
     FloatArray,
@@ -30,24 +32,51 @@ from autotune.plugins.search import (
     Origin,
     Restarted,
     Start,
+    Stop,
     Thaw,
 )
 from autotune.space import Configuration, Space
 
-Status = Literal["running", "frozen", "new", "done", "failed"]
+Status = Literal["new", "running", "frozen", "done", "failed", "evicted"]
+
+_MOVES: dict[type, tuple[Status, ...]] = {
+    Thaw: ("new", "frozen", "evicted"),
+    Observed: ("running",),
+    Frozen: ("running",),
+    Failed: ("running",),
+    Lost: ("running",),
+    Evicted: ("frozen", "done", "failed"),
+}
+"""In which states a trial must be for what befalls its training. `Start` makes a trial, which
+runs; `Restarted` loses whatever runs. Evaluations need a checkpoint, in whatever state."""
+
+
+class IllegalEvent(RuntimeError):
+    """An event that cannot happen to its trial as it stands: a bug, never a user's mistake."""
+
+    def __init__(self, number: int, state: str, event: object) -> None:
+        super().__init__(
+            f"bug: trial {number} is {state}, to which this cannot happen: {event!r}; please "
+            f"report it, with the study's record"
+        )
 
 
 @dataclass
 class Trial:
     """One configuration, its curve and its frozen state.
 
-    `steps` and `values` are the primary objective's curve in its own units; `metrics` all
-    metrics by step. `frozen` is the last unit with a durable checkpoint (0: none), `target`
-    where the segment in flight goes (None: none in flight). `new` is a trial whose only
-    segment was lost before its first checkpoint. `repeat_of` is the trial whose configuration
-    this one trains again on another seed, None of a trial in its own right. `origin` is what it
-    was derived from in the final phase: a cooldown has the other's curve up to there, and stands
-    there, with the other's checkpoint (`checkpoint` is None) until its own first one.
+    `metrics` holds all metrics by step; `checkpoints` the names of the checkpoints that are kept
+    by step: the newest, those that no other of the trial equals or beats in every curve
+    objective, those that were evaluated, and those that other trials begin from. `frozen` is the
+    newest of these steps (0: none), `target` where the segment in flight goes (None: none in
+    flight).
+
+    `new` is a trial whose segments were lost before a first checkpoint, `evicted` one whose
+    checkpoints are all gone; either trains from nothing if it is thawed. A trial that is `done`
+    or `failed` stays so whatever becomes of its checkpoints. `repeat_of` is the trial whose
+    configuration this one trains again on another seed, None of a trial in its own right.
+    `origin` is what it was derived from in the final phase: a cooldown has the other's curve up
+    to there, and stands there, with the other's checkpoint until its own first one.
     """
 
     number: int
@@ -59,12 +88,13 @@ class Trial:
     status: Status = "running"
     target: int | None = None
     frozen: int = 0
-    checkpoint: str | None = None
+    checkpoints: dict[int, str] = field(default_factory=dict)
     metrics: dict[int, dict[str, float]] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
     static: dict[str, float] = field(default_factory=dict)
     evaluations: list[Evaluated] = field(default_factory=list)
-    evaluating: list[Configuration] = field(default_factory=list)
+    evaluating: list[tuple[int, Configuration]] = field(default_factory=list)
+    origin_of: set[int] = field(default_factory=set)
     failure: Failed | None = None
     losses: int = 0
     exact: bool = True
@@ -76,6 +106,17 @@ class Trial:
     def own(self) -> bool:
         """Whether the search began it: it is no further training of the final phase."""
         return self.repeat_of is None and self.origin is None
+
+    @property
+    def base(self) -> int:
+        """The unit that it stands at without a checkpoint of its own."""
+        origin = self.origin
+        return origin.step if origin is not None and origin.how == "cooldown" else 0
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The newest checkpoint, None without one."""
+        return self.checkpoints.get(self.frozen)
 
     @property
     def last(self) -> int:
@@ -104,6 +145,9 @@ class Trials:
         self.in_flight: dict[int, Decision] = {}
         self.evaluations = 0
         self._alone = {o.name for o in objectives if o.alone}
+        self._curves = sorted(
+            (o for o in objectives if o.kind == "curve"), key=lambda o: o is not self.objective
+        )
         self.best: tuple[float, int, int] | None = None
         self.finalists: Finalists | None = None
         self.further = 0
@@ -128,20 +172,19 @@ class Trials:
 
     def best_frozen(self, number: int) -> int:
         """The unit of a trial's best checkpoint: by the primary objective, of equals by the
-        other curve objectives, then the earliest; 0 without a checkpoint. It is never deleted."""
+        other curve objectives, then the earliest; 0 without a checkpoint."""
         trial = self.all[number]
-        curves = [o for o in self.objectives if o.kind == "curve"]
-        curves.sort(key=lambda o: o is not self.objective)
+        return min(trial.checkpoints, key=lambda at: (*self._reached(trial, at), at), default=0)
 
-        def rank(step: int) -> list[float]:
-            values = [o.sign * trial.metrics[step].get(o.name, math.nan) for o in curves]
-            return [*(math.inf if math.isnan(value) else value for value in values), step]
-
-        frozen = {step for _, step in trial.segments if step in trial.metrics}
-        return min(frozen, key=rank, default=0)
+    def _reached(self, trial: Trial, step: int) -> list[float]:
+        """The curve objectives at a step, the primary one first; less is better."""
+        metrics = trial.metrics.get(step, {})
+        values = [o.sign * metrics.get(o.name, math.nan) for o in self._curves]
+        return [math.inf if math.isnan(value) else value for value in values]
 
     def observe(self, event: Event) -> None:
-        """Fold one event."""
+        """Fold one event. Raises `IllegalEvent`, and then changes nothing."""
+        self._check(event)
         self.at = max(self.at, event.at)
         match event:
             case Decided(number=number, decision=decision):
@@ -161,12 +204,19 @@ class Trials:
             case Frozen():
                 trial = self.all[event.trial]
                 trial.segments.append((trial.frozen, event.step))
-                trial.frozen, trial.checkpoint = event.step, event.checkpoint
+                trial.frozen = event.step
+                self._keep(trial, event)
                 trial.static = {**trial.static, **event.static}
                 trial.exact = trial.exact and event.exact
                 trial.target = None
                 trial.status = "done" if event.step >= trial.horizon else "frozen"
                 self.in_flight.pop(event.trial, None)
+            case Evicted():
+                trial = self.all[event.trial]
+                del trial.checkpoints[event.step]
+                trial.frozen = max(trial.checkpoints, default=trial.base)
+                if trial.status == "frozen" and not trial.frozen:
+                    trial.status = "evicted"
             case Evaluated():
                 trial = self.all[event.trial]
                 trial.evaluations.append(event)
@@ -207,9 +257,57 @@ class Trials:
                 Evaluate(trial=number, evaluation=evaluation)
                 | Measure(trial=number, evaluation=evaluation)
             ):
-                self.all[number].evaluating.append(evaluation)
+                self.all[number].evaluating.append((decision.step, evaluation))
             case _:
                 pass
+
+    def _check(self, event: Event) -> None:
+        """Raise `IllegalEvent` for what cannot happen to its trial."""
+        happens = event.decision if isinstance(event, Decided) else event
+        if isinstance(happens, Start):
+            if happens.trial in self.all:
+                raise IllegalEvent(happens.trial, self.all[happens.trial].status, event)
+            return
+        if isinstance(happens, Finalists | Stop | Restarted):
+            return
+        trial = self.all.get(happens.trial)
+        if trial is None:
+            raise IllegalEvent(happens.trial, "unknown", event)
+        match happens:
+            case Evaluate() | Measure():
+                legal = happens.step in trial.checkpoints
+            case Evaluated() | Failed() | Lost() if happens.evaluation is not None:
+                legal = any(happens.evaluation == running for _, running in trial.evaluating)
+            case _:
+                legal = trial.status in _MOVES[type(happens)]
+        match happens:
+            case Thaw(to=to):
+                legal = legal and trial.frozen < to <= trial.horizon
+            case Observed(step=step) | Frozen(step=step):
+                legal = legal and trial.frozen < step <= (trial.target or 0)
+            case Evicted(step=step):
+                busy = any(step == at for at, _ in trial.evaluating)
+                legal = legal and step in trial.checkpoints and not busy
+        if not legal:
+            at = f" at unit {trial.frozen}" if trial.frozen else ""
+            raise IllegalEvent(trial.number, f"{trial.status}{at}", event)
+
+    def _keep(self, trial: Trial, new: Frozen) -> None:
+        """Add the newest checkpoint, and drop what it makes needless."""
+        steps = sorted(trial.checkpoints)
+        pinned = {e.step for e in trial.evaluations} | {step for step, _ in trial.evaluating}
+        pinned |= trial.origin_of
+        reached = {step: self._reached(trial, step) for step in (*steps, new.step)}
+
+        def needed(step: int) -> bool:
+            return step in pinned or not any(
+                all(a <= b for a, b in zip(reached[other], reached[step], strict=True))
+                and (reached[other] != reached[step] or other < step)
+                for other in reached
+            )
+
+        trial.checkpoints = {step: trial.checkpoints[step] for step in steps if needed(step)}
+        trial.checkpoints[new.step] = new.checkpoint
 
     def _started(self, decision: Start) -> Trial:
         """A trial as it begins. What is derived from another lies in the space where that does:
@@ -232,6 +330,8 @@ class Trials:
             repeat_of=decision.repeat_of,
             origin=origin,
         )
+        if origin is not None and source is not None:
+            source.origin_of.add(origin.step)
         if origin is not None and source is not None and origin.how == "cooldown":
             trial.frozen = origin.step
             trial.metrics = {s: dict(m) for s, m in source.metrics.items() if s <= origin.step}
@@ -249,5 +349,7 @@ class Trials:
 
     @staticmethod
     def _end_evaluation(trial: Trial, evaluation: Configuration) -> None:
-        if evaluation in trial.evaluating:
-            trial.evaluating.remove(evaluation)
+        for entry in trial.evaluating:
+            if entry[1] == evaluation:
+                trial.evaluating.remove(entry)
+                return

@@ -12,6 +12,7 @@ from autotune.plugins.execution import (
     EvaluateJob,
     ExecutionContext,
     Executor,
+    Oversize,
     Report,
     TrainJob,
     Unit,
@@ -55,6 +56,8 @@ def finish(executor: Executor, *jobs: TrainJob | EvaluateJob) -> list[list[Repor
             executor.submit(waiting.pop(0))
         for report in executor.poll(5.0):
             reports[report.identifier].append(report)
+            if isinstance(report, Oversize):
+                executor.grant(report.identifier, report.size)
             if isinstance(report, Done | Broken | WorkerLost):
                 open_jobs.remove(report.identifier)
     return list(reports.values())

@@ -140,11 +140,11 @@ def test_a_damaged_or_foreign_checkpoint_is_not_trained_on(
     (broken,) = run(
         runner, dataclasses.replace(go_on(job, done, 4), checkpoint=other_done.checkpoint)
     )
-    assert broken.cause == "disk"
+    assert broken.cause == "checkpoint"
     assert "is of trial 1 at 2" in broken.message
     store.path(done.checkpoint).write_bytes(b"torn")
     (broken,) = run(runner, go_on(job, done, 4))
-    assert (broken.cause, broken.step) == ("disk", 2)
+    assert (broken.cause, broken.step) == ("checkpoint", 2)
     assert "does not match the digest" in broken.message
 
 

@@ -14,7 +14,7 @@ from jobs import context, evaluate, finish, go_on, train, without_times
 
 from autotune.execute.local import Local
 from autotune.plugins import PluginError
-from autotune.plugins.execution import Broken, Done, Unit, WorkerLost
+from autotune.plugins.execution import Broken, Done, Oversize, Unit, WorkerLost
 from autotune.train.task import TaskError
 
 
@@ -202,23 +202,37 @@ def group(leader: int) -> list[int]:
     return members
 
 
-def test_a_unit_that_hangs_fails_its_trial(tmp_path: Path) -> None:
-    executor = Local()
-    executor.open(context(execute_tasks.small, tmp_path, options={"unit_seconds": 3}))
-    try:
-        begun = time.monotonic()
-        hanging = train(0, 4, bad="sleep", at=3, seconds=60)
-        ((_, second, broken), (*_, done)) = finish(executor, hanging, train(1, 2))
-        assert time.monotonic() - begun < 40
-        assert (second.step, broken.step, broken.cause) == (2, 2, "timeout")
-        assert "no unit ended within 3 s" in broken.message
-        assert isinstance(done, Done), "its worker was replaced"
-        time.sleep(3.2)
-        assert executor.poll(0.0) == [], "an idle worker does not hang"
-    finally:
-        executor.close()
-    with pytest.raises(PluginError, match="unit_seconds is 0; expected seconds above 0"):
-        Local().open(context(execute_tasks.small, tmp_path, options={"unit_seconds": 0}))
+def test_a_revoked_job_is_heard_of_no_more(local: Local) -> None:
+    hanging = train(0, 4, bad="sleep", at=3, seconds=60)
+    called = local.submit(hanging)
+    (process,) = local.processes
+    assert called == f"worker 0 (process {process})"
+    units = 0
+    while units < 2:
+        units += len(local.poll(5.0))
+    local.revoke(hanging.identifier)
+    assert not group(process)
+    assert local.free == 0, "its successor is still coming up"
+    assert local.poll(60.0) == []
+    ((*_, done),) = finish(local, train(1, 2))
+    assert isinstance(done, Done), "its worker was replaced"
+
+
+def test_a_checkpoint_larger_than_its_room_waits_for_more(local: Local, folder: Path) -> None:
+    job = dataclasses.replace(train(0, 2), room=100)
+    local.submit(job)
+    before = {path.name for path in (folder / "checkpoints").iterdir()}
+    reports = []
+    while not any(isinstance(report, Oversize) for report in reports):
+        reports += local.poll(5.0)
+    oversize = reports[-1]
+    assert (oversize.step, oversize.size > 100) == (2, True)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == before
+    local.grant(job.identifier, oversize.size)
+    (done,) = local.poll(30.0)
+    assert isinstance(done, Done)
+    assert done.size == oversize.size
+    assert done.size == (folder / "checkpoints" / done.checkpoint).stat().st_size
 
 
 def test_a_worker_killed_while_idle_is_replaced_without_a_word(local: Local) -> None:

@@ -38,7 +38,7 @@ def content(size: int = 10) -> dict:
 
 
 def test_a_checkpoint_comes_back_as_it_was(store: CheckpointStore) -> None:
-    name = store.save(3, 20, content())
+    name = store.save(3, 20, content()).name
     assert name.startswith("trial-00003-step-000020-")
     loaded, expected = store.load(name), content()
     assert torch.equal(loaded["weights"]["layer"], expected["weights"]["layer"])
@@ -47,11 +47,11 @@ def test_a_checkpoint_comes_back_as_it_was(store: CheckpointStore) -> None:
     assert loaded["by_index"][0]["step"] == 3
     assert [(s.trial, s.step, s.name) for s in store.list()] == [(3, 20, name)]
     assert store.list()[0].size == (store.folder / name).stat().st_size
-    assert store.save(3, 20, content()) == name, "equal content has an equal name"
+    assert store.save(3, 20, content()).name == name, "equal content has an equal name"
 
 
 def test_what_is_listed_is_what_was_saved_and_not_deleted(store: CheckpointStore) -> None:
-    names = [store.save(trial, step, content()) for trial in (1, 0) for step in (10, 2)]
+    names = [store.save(trial, step, content()).name for trial in (1, 0) for step in (10, 2)]
     store.delete(names[0])
     store.delete(names[0])
     (store.folder / "notes.txt").write_text("not a checkpoint")
@@ -60,7 +60,7 @@ def test_what_is_listed_is_what_was_saved_and_not_deleted(store: CheckpointStore
 
 @pytest.mark.parametrize("change", ["flip", "truncate", "empty", "remove"])
 def test_damage_is_noticed_wherever_it_is(store: CheckpointStore, change: str) -> None:
-    name = store.save(0, 1, content())
+    name = store.save(0, 1, content()).name
     path = store.folder / name
     data = bytearray(path.read_bytes())
     if change == "flip":
@@ -111,7 +111,7 @@ def test_only_names_of_checkpoints_reach_the_disk(store: CheckpointStore, name: 
 
 
 def test_what_a_killed_writer_left_is_swept_and_never_listed(store: CheckpointStore) -> None:
-    name = store.save(0, 1, content())
+    name = store.save(0, 1, content()).name
     torn = store.folder / ".unfinished-1-abc"
     torn.write_bytes(b"half a checkpoint")
     assert [stored.name for stored in store.list()] == [name]
@@ -159,17 +159,19 @@ def small_disk(tmp_path: Path):
 def test_a_full_disk_is_said_and_leaves_nothing_torn(small_disk: Path) -> None:
     store = CheckpointStore(small_disk / "checkpoints")
     store.prepare()
-    kept = store.save(0, 1, content(100_000))
+    kept = store.save(0, 1, content(100_000)).name
     with pytest.raises(StoreFull, match=r"disk under .*checkpoints is full .*MiB free"):
         store.save(1, 1, content(200_000))
     assert [stored.name for stored in store.list()] == [kept]
     assert {path.name for path in store.folder.iterdir()} == {kept}
     store.load(kept)
+    stored, data = pack(1, 1, content(200_000))
     with pytest.raises(StoreFull):
-        store.put(*pack(1, 1, content(200_000)))
+        store.put(stored.name, data)
     assert {path.name for path in store.folder.iterdir()} == {kept}
     store.delete(kept)
-    assert store.load(store.save(1, 1, content(200_000)))["weights"]["layer"].shape == (200_000,)
+    stored = store.save(1, 1, content(200_000))
+    assert store.load(stored.name)["weights"]["layer"].shape == (200_000,)
 
 
 def test_other_errors_of_the_disk_are_said_too(
@@ -185,7 +187,9 @@ def test_other_errors_of_the_disk_are_said_too(
 
 
 def test_bytes_of_a_checkpoint_travel(store: CheckpointStore) -> None:
-    name, data = pack(4, 2, content())
+    stored, data = pack(4, 2, content())
+    name = stored.name
+    assert stored.size == len(data)
     assert store.put(name, data) == name
     assert store.get(name) == data
     assert torch.equal(unpack(name, data)["half"], content()["half"])

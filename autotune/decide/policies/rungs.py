@@ -19,6 +19,7 @@ from typing import Protocol
 from autotune.plugins.search import (
     Decided,
     Event,
+    Evicted,
     Failed,
     Frozen,
     Objective,
@@ -145,6 +146,8 @@ class Ladder:
                     self._rung(trial, place).enter(number, self._values(trial, place))
                     self.reached[number] = place
                     place += 1
+            case Evicted(trial=number) if trials[number].status == "evicted":
+                self._leave(trials[number])  # to train it from nothing costs more than it promises
             case Failed(trial=number, evaluation=None):
                 trial = trials[number]
                 self._leave(trial)

@@ -239,7 +239,7 @@ def _check_decision(decision: Any, trials: Trials, context: SearchContext) -> No
                 )
         case Thaw():
             trial = trials.all.get(decision.trial)
-            if trial is None or trial.status not in ("frozen", "new"):
+            if trial is None or trial.status not in ("frozen", "new", "evicted"):
                 status = "unknown" if trial is None else trial.status
                 raise Fault(f"it thaws trial {decision.trial}, which is {status}")
             if decision.to <= trial.frozen:
