@@ -64,7 +64,8 @@ def tune(
         name: of the study and its folder; if it is taken, ``NAME-2``, ``NAME-3`` and so on.
         folder: that holds the studies, on a local disk.
         search: ``{"policy": ..., "proposer": ..., "forecaster": ...}``, any subset; each a
-            name or a mapping with ``name`` and hyperparameters.
+            name or a mapping with ``name`` and hyperparameters. Policy ``auto``, the default,
+            picks what suits space, objectives, horizon and budget, and says why.
         executor: a name, or a mapping with ``name`` and the executor's options.
         workers: segments run at once; on one machine they share its cores.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -291,6 +292,8 @@ def announce(log: Record, header: Header) -> None:
         lines.append(log.restored)
     if log.events:
         lines[0] += f", going on after {len(log.events)} recorded events"
+    if header.policy_reason:
+        lines.append(f"policy {header.search['policy']['name']}: {header.policy_reason}")
     for earlier in header.earlier:
         lines.append(f"from study {earlier.name!r}: {earlier.notes[0]}")
         lines += [f"  {note}" for note in earlier.notes[1:]]

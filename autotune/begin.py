@@ -21,11 +21,20 @@ import torch
 
 from autotune import record
 from autotune.decide import build_search
+from autotune.decide.automatic import chosen_policy
 from autotune.execute.task_address import as_task, load_task
 from autotune.header import SEARCH_DEFAULTS, Header, StudyError, differences, unstarted
 from autotune.plugins import ModelInfo, PluginError, Schedule
 from autotune.plugins.discovery import Catalogue
-from autotune.plugins.search import Budget, Final, Holdout, Objective, Utility, known_objectives
+from autotune.plugins.search import (
+    AUTO,
+    Budget,
+    Final,
+    Holdout,
+    Objective,
+    Utility,
+    known_objectives,
+)
 from autotune.record import Record
 from autotune.result import Result, StudyView
 from autotune.space import Choice, Configuration, Plugins, Space, SpaceError
@@ -51,7 +60,8 @@ class Plan:
         unit: what the user calls the budget's units; None if there are none.
         first: configurations to try first; what they leave out takes its default.
         search: by part (policy, proposer, forecaster) a name, or a mapping with ``name`` and
-            hyperparameters.
+            hyperparameters. Policy ``auto``, the default, is what suits the study
+            (`autotune.decide.automatic`).
         executor: likewise.
         workers: segments run at once.
         device: ``cpu``, ``cuda`` or ``auto``.
@@ -181,7 +191,8 @@ def _header(plan: Plan, task: Task) -> Header:
     executor = as_named(plan.executor)
     catalogue = Catalogue()
     for kind, chosen in (*search.items(), ("executor", executor)):
-        catalogue.get(kind, chosen["name"])
+        if (kind, chosen["name"]) != ("policy", AUTO):
+            catalogue.get(kind, chosen["name"])
     default = plan.space.resolve(catalogue).default()
     if isinstance(task, TorchTask) and "optimizer" not in default:
         raise StudyError(
@@ -192,6 +203,7 @@ def _header(plan: Plan, task: Task) -> Header:
     _check_stream(objectives, info)
     catalogue = Catalogue(info)
     resolved = plan.space.resolve(catalogue)
+    search["policy"], reason = _policy(search["policy"], resolved, plan)
     first = tuple(_completed(resolved, values, index) for index, values in enumerate(plan.first))
     derived = _derived(plan.final, resolved, catalogue)
     used = [
@@ -215,6 +227,7 @@ def _header(plan: Plan, task: Task) -> Header:
         device=plan.device,
         first=first,
         search=search,
+        policy_reason=reason,
         executor=executor,
         plugins=tuple(catalogue.versions([*used, ("executor", executor["name"])])),
         left_out=tuple(_left_out(plan.space, catalogue)),
@@ -237,6 +250,18 @@ def _header(plan: Plan, task: Task) -> Header:
     except SpaceError as error:
         raise StudyError(f"search: {error}") from error
     return header
+
+
+def _policy(chosen: dict[str, Any], resolved: Space, plan: Plan) -> tuple[dict[str, Any], str]:
+    """The policy with its hyperparameters, and if ``auto`` picked it, why."""
+    if chosen["name"] != AUTO:
+        return chosen, ""
+    if further := [key for key in chosen if key != "name"]:
+        raise StudyError(
+            f"search: policy {AUTO!r} takes no hyperparameters, got {further[0]!r}; name a policy"
+        )
+    name, reason = chosen_policy(resolved, plan.objectives, plan.horizon, plan.budget)
+    return {"name": name}, reason
 
 
 def _check(plan: Plan) -> None:

@@ -103,6 +103,9 @@ def _register_plugins(parser: argparse.ArgumentParser) -> None:
 
 def _validate(arguments: argparse.Namespace) -> int:
     # Here and below: each command imports what it needs, so that the others start fast.
+    from autotune.decide.automatic import chosen_policy
+    from autotune.plugins.discovery import Catalogue
+    from autotune.plugins.search import AUTO
     from autotune.study_file import StudyFileError, load
 
     try:
@@ -111,6 +114,10 @@ def _validate(arguments: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return MISTAKE
     print(f"{arguments.file}: valid; study {study.name!r} of task {study.task}")
+    if study.search["policy"]["name"] == AUTO:
+        resolved = study.space.resolve(Catalogue())
+        name, why = chosen_policy(resolved, study.objectives, study.horizon, study.budget)
+        print(f"policy {name}: {why}")
     return 0
 
 

@@ -324,6 +324,8 @@ def show_status(arguments: argparse.Namespace) -> int:
             f"best    {name} {best['metrics'][name]:.6g} by trial {best['trial']} at "
             f"{view.header.unit} {best['step']}"
         )
+    policy = facts["policy"]
+    print(f"policy  {policy['name']}" + (f" (auto: {policy['why']})" if policy["why"] else ""))
     for kind, name, reason in view.header.left_out:
         print(f"left out: {kind} {name}: {reason}")
     for failure in facts.get("failures", ()):
@@ -389,6 +391,10 @@ def status_of(view: StudyView) -> dict[str, Any]:
             "evaluations": view.trials.evaluations,
         },
         "trials": counts,
+        "policy": {
+            "name": view.header.search["policy"]["name"],
+            "why": view.header.policy_reason,
+        },
         "best": None if view.result.best is None else plain_point(view.result.best),
     }
 

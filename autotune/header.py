@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autotune.plugins.search import (
+    AUTO,
     Budget,
     Earlier,
     EarlierTrial,
@@ -24,7 +25,7 @@ from autotune.record import RecordError
 from autotune.space import Configuration, Space
 from autotune.space.yaml_text import dump
 
-SEARCH_DEFAULTS = {"policy": "freeze_thaw", "proposer": "tpe", "forecaster": "pfn"}
+SEARCH_DEFAULTS = {"policy": AUTO, "proposer": "tpe", "forecaster": "pfn"}
 
 
 class StudyError(Exception):
@@ -45,6 +46,7 @@ class Header:
         resolved: the same with every plugin choice resolved; what the search works on.
         first: the user's own configurations, completed with defaults.
         search: by part (policy, proposer, forecaster) its name and hyperparameters.
+        policy_reason: why ``policy: auto`` picked that policy; empty if the user named it.
         executor: the executor's name and options.
         plugins: (kind, name, distribution, version) of every plugin the study may use.
         left_out: (kind, name, reason) of every plugin that cannot work with the task's model.
@@ -85,6 +87,7 @@ class Header:
     earlier: tuple[Earlier, ...] = ()
     warm: tuple[Configuration, ...] = ()
     holdout: Holdout | None = None
+    policy_reason: str = ""
     derived: Mapping[str, Configuration] = field(default_factory=dict)
 
     def context(self) -> SearchContext:

@@ -154,6 +154,23 @@ def test_resuming_a_finished_study_shows_it_again(
     assert "Pareto front" in capsys.readouterr().out
 
 
+def test_auto_picks_a_policy_and_says_why(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = STUDY_FILE.replace("policy: asha, ", "").replace("horizon: 6", "horizon: 1")
+    (here / "short.yaml").write_text(text.replace("epochs: 24, evaluations: 6", "epochs: 3"))
+    why = "a trial is trained for one unit"
+    assert main(["validate", "short.yaml"]) == 0
+    assert f"policy random_search: {why}" in capsys.readouterr().out
+    assert main(["run", "short.yaml"]) == 0
+    assert f"policy random_search: {why}" in capsys.readouterr().err
+    header = autotune.load("quick").header
+    assert (header.search["policy"], why in header.policy_reason) == ({"name": "random_search"}, 1)
+    assert main(["status"]) == 0
+    assert f"policy  random_search (auto: {why}" in capsys.readouterr().out
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["policy"]["name"] == "random_search"
+    assert why in (here / "autotune_studies" / "quick" / "report.html").read_text()
+
+
 def test_options_override_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", "quick.yaml", "--quiet", "--seed", "5", "--workers", "2", "--name", "mine"]
     assert main([*command, "--budget", "epochs=4", "evaluations=1", "--folder", "other"]) == 0

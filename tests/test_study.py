@@ -232,6 +232,7 @@ def test_a_study_killed_before_it_began_gives_its_name_back(tmp_path: Path) -> N
         ({"search": {"politics": "x"}}, "there is no part 'politics'"),
         ({"search": {"policy": "ash"}}, "did you mean 'asha'"),
         ({"search": {"policy": {"name": "asha", "nonsense": 1}}}, "nonsense"),
+        ({"search": {"policy": {"name": "auto", "reduction": 4}}}, "takes no hyperparameters"),
         ({"executor": "loca"}, "did you mean 'local'"),
         ({"executor": {"name": "local", "nonsense": 1}}, "no option 'nonsense'"),
         ({"first": [{"width": 99}]}, r"first\[0\]: width"),

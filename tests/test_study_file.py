@@ -67,7 +67,7 @@ def test_names_alone_and_defaults(tmp_path: Path) -> None:
     text = STUDY.split("seed:")[0] + "executor: local\n"
     study = load(write(tmp_path, text.replace("epochs: 300, ", "steps: 1e3, ")))
     assert study.search == {
-        "policy": {"name": "freeze_thaw"},
+        "policy": {"name": "auto"},
         "proposer": {"name": "tpe"},
         "forecaster": {"name": "pfn"},
     }
@@ -184,6 +184,7 @@ MISTAKES = [
     ("policy: random_search", "policy: random_serch", 41, "search.policy", "'random_search'?"),
     ("policy: random_search", "polcy: random_search", 41, "search.polcy", "mean 'policy'?"),
     ("policy: random_search", "policy: {nam: a}", 41, "search.policy.name", "is missing"),
+    ("policy: random_search", "policy: {name: auto, a: 1}", 41, "search.policy.a", "unknown key"),
     ("policy: random_search", "policy: 3", 41, "search.policy", "got 3, expected a policy's name"),
     ("proposer: random", "proposer: {name: random, prio: 1}", 41, "search.proposer.prio", "prio"),
     ("workers: 2", "workers: 0", 42, "executor.workers", "got 0, expected a whole number above 0"),

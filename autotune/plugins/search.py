@@ -25,6 +25,10 @@ Direction = Literal["minimize", "maximize"]
 FloatArray: TypeAlias = NDArray[np.float64]
 
 
+AUTO = "auto"
+"""Named as a policy, the one that suits the study (`autotune.decide.automatic`); the default."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """One thing to optimise.

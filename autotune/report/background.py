@@ -65,6 +65,7 @@ def study(view: StudyView) -> elements.Section:
         "horizon": words.plural(header.horizon, header.unit),
         "seed": str(header.seed),
         "search": ", ".join(f"{part} {spec['name']}" for part, spec in header.search.items()),
+        **({"policy (auto)": header.policy_reason} if header.policy_reason else {}),
         "executor": f"{header.executor.get('name')}, {words.plural(header.workers, 'worker')}, "
         f"device {header.device}",
         "versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()),

@@ -18,6 +18,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from autotune.plugins.search import AUTO
 from autotune.space import schema as space_schema
 from autotune.space.parameters import as_number, is_number
 
@@ -167,7 +168,9 @@ FinalEntry = Annotated[
 class SearchModel(_Model):
     """How the next configuration and the next segment are decided."""
 
-    policy: Part = "freeze_thaw"
+    policy: Annotated[
+        Part, Field(description="auto: what suits space, objectives, horizon and budget.")
+    ] = AUTO
     proposer: Part = "tpe"
     forecaster: Part = "pfn"
 

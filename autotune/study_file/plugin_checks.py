@@ -7,6 +7,7 @@ from typing import Any
 
 from autotune.plugins import PluginError
 from autotune.plugins.discovery import GROUPS, Catalogue
+from autotune.plugins.search import AUTO
 from autotune.space import Choice, Plugins, Space, SpaceError
 from autotune.space.errors import Path as Place
 from autotune.space.errors import listed, unknown
@@ -67,6 +68,11 @@ def _check_part(
     catalogue: Catalogue,
     problems: list[SpaceError],
 ) -> None:
+    if (kind, chosen["name"]) == ("policy", AUTO):
+        for key in chosen:
+            if key != "name":
+                problems.append(unknown((*place, key), key, ("name",), "key of policy auto"))
+        return
     plugin = _plugin(kind, chosen, place, catalogue, problems)
     if plugin is None:
         return
@@ -103,6 +109,7 @@ def _plugin(
         return catalogue.get(kind, name)
     except PluginError as error:
         if name not in names and ":" not in name:
+            names = [AUTO, *names] if kind == "policy" else names
             problems.append(unknown(place, name, names, kind))
         else:
             problems.append(SpaceError(place, name, "", problem=str(error)))

@@ -40,10 +40,14 @@ from autotune.space import Configuration, Space
 _PARTS = ("decide", "pfn", "plugins", "space", "header.py")
 
 
+AUTOMATIC = "freeze_thaw"
+"""What ``policy: auto`` picks for every recorded table."""
+
+
 def parts(policy: str | None = None) -> dict[str, dict[str, str]]:
     """What a study's search is made of: its defaults, with another policy if one is named; the
     policy that trains everything to the end takes random proposals, as random search does."""
-    chosen = dict(SEARCH_DEFAULTS)
+    chosen = {**SEARCH_DEFAULTS, "policy": AUTOMATIC}
     if policy is not None:
         chosen["policy"] = policy
     if policy == "random_search":
@@ -53,7 +57,7 @@ def parts(policy: str | None = None) -> dict[str, dict[str, str]]:
 
 def policies() -> list[str]:
     """Every registered policy except the default, in order."""
-    return [name for name in Catalogue().names("policy") if name != SEARCH_DEFAULTS["policy"]]
+    return [name for name in Catalogue().names("policy") if name != AUTOMATIC]
 
 
 def search_for(table: Table, ledger: Ledger, seed: int, policy: str | None) -> tuple[Search, Rows]:

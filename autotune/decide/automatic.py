@@ -1,0 +1,86 @@
+"""``policy: auto``, the default: which policy suits a study, and why.
+
+It looks at what is known before the first event: the space, the objectives, the horizon and the
+budget. That a trial can be frozen and gone on with is no question: every task's contract says so.
+"""
+
+from __future__ import annotations
+
+import math
+
+from autotune.plugins.search import Budget, Objective
+from autotune.space import Choice, Float, Space
+
+SEGMENTS = 20_000
+"""From so many segments on, deciding by forecasts, at tenths of a second each, costs hours."""
+
+SEGMENTS_A_TRIAL = 10
+
+
+def chosen_policy(
+    space: Space, objectives: tuple[Objective, ...], horizon: int, budget: Budget
+) -> tuple[str, str]:
+    """The policy's name, and why it, in words.
+
+    Args:
+        space: resolved.
+    """
+    curves = [objective.name for objective in objectives if objective.kind == "curve"]
+    if horizon == 1:
+        return "random_search", (
+            "a trial is trained for one unit, so there is nothing to freeze: the proposer alone "
+            "decides"
+        )
+    count = configurations(space.split()[0])
+    if _pays_for(budget, count, horizon):
+        return "random_search", (
+            f"the budget pays for training each of the {count:.0f} configurations to its end, so "
+            f"none has to be guessed at"
+        )
+    segments = _segments(budget)
+    many = segments >= SEGMENTS
+    if len(curves) > 1:
+        return "mo_asha", (
+            f"{' and '.join(curves)} change with training, and it promotes for all of them"
+        )
+    if many:
+        return "asha", (
+            f"the budget allows about {segments:,.0f} segments; to decide each by forecasts would "
+            f"cost hours"
+        )
+    return "freeze_thaw", (
+        f"{curves[0]} changes with training, and the budget leaves time to forecast each of the "
+        f"trials that it could go to"
+    )
+
+
+def configurations(space: Space) -> float:
+    """How many configurations a resolved space holds at most; infinite with a parameter of real
+    numbers. What is forbidden is counted too."""
+    count = 1.0
+    for node in space.parameters.values():
+        match node:
+            case Float():
+                return math.inf
+            case Choice():
+                count *= sum(configurations(option) for option in node.options.values())
+            case Space():
+                count *= configurations(node)
+            case _:
+                count *= getattr(node, "size", 1)  # a fixed value has none
+    return count
+
+
+def _pays_for(budget: Budget, count: float, horizon: int) -> bool:
+    """Whether so many trials can be trained to the horizon; what seconds pay for is not known."""
+    if budget.seconds is not None or math.isinf(count):
+        return False
+    units, trials = budget.units, budget.trials
+    return (units is None or count * horizon <= units) and (trials is None or count <= trials)
+
+
+def _segments(budget: Budget) -> float:
+    """How many segments the budget allows at most, where it counts units or trials; else 0."""
+    limits = [] if budget.units is None else [float(budget.units)]
+    limits += [] if budget.trials is None else [float(budget.trials * SEGMENTS_A_TRIAL)]
+    return min(limits, default=0.0)
