@@ -12,6 +12,7 @@ from typing import Any
 from autotune import record
 from autotune.asked import as_budget, as_final, as_holdout, as_objectives, as_utility
 from autotune.begin import FOLDER, Plan, as_named, begin, check_count, reopen
+from autotune.extension import extend
 from autotune.header import Header, StudyError, unstarted
 from autotune.plugins import PluginError
 from autotune.plugins.discovery import get
@@ -125,6 +126,8 @@ def resume(
     study: str | Path,
     task: Any = None,
     *,
+    budget: Mapping[str, float | None] | None = None,
+    horizon: int | None = None,
     folder: str | Path = FOLDER,
     executor: str | Mapping[str, Any] | None = None,
     workers: int | None = None,
@@ -133,11 +136,15 @@ def resume(
     progress: bool = True,
     listeners: Sequence[Listener] = (),
 ) -> Result:
-    """Go on with a study that was interrupted or killed; of one that has ended, its result.
+    """Go on with a study that was interrupted or killed, or that has ended and is given more to
+    spend; of one that has ended otherwise, its result.
 
     Args:
         study: its name in `folder`, or the path of its own folder.
         task: needed if the task was handed to `tune` as an object.
+        budget: limits in place of those it has, such as ``{"epochs": 600}``; None drops one.
+        horizon: units that a trial trains at most from now on, no fewer than before. Trials whose
+            configuration knows no horizon go on from their checkpoints; the others stay at theirs.
         executor, workers, device: other than before; what is searched stays the same. Options
             of the same executor that are not given stay as they were.
         accept_changes: go on although data, task, plugin versions or the plugins' spaces are
@@ -154,6 +161,12 @@ def resume(
         workers or header.workers,
         device or header.device,
     )
+    if budget or horizon is not None:
+        try:
+            extend(log, header, budget or {}, horizon)
+        except BaseException:
+            log.close()
+            raise
     return run(log, header, opened, means, progress=progress, listeners=listeners)
 
 
@@ -243,7 +256,7 @@ def run(
             announce(log, header)
         if "finished" not in log.meta:
             executor, execution = _execution(log.folder, header, task, means)
-            shown = _progress(header) if progress else nullcontext()
+            shown = _progress(log, header) if progress else nullcontext()
             with shown as listener:
                 Driver(
                     log,
@@ -313,10 +326,10 @@ def how_to_resume(folder: Path, header: Header) -> str:
     return f"go on with it by: autotune resume --study {folder.name}{where}"
 
 
-def _progress(header: Header) -> AbstractContextManager[Listener]:
+def _progress(log: Record, header: Header) -> AbstractContextManager[Listener]:
     from autotune.report import Progress
 
-    return Progress(header.context(), header.name, header.unit)
+    return Progress(header.context(log.events), header.name, header.unit)
 
 
 def bound_from(space: Space, configuration: Configuration) -> float | None:

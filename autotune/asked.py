@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from autotune.begin import known_objective
@@ -65,6 +65,21 @@ def as_budget(given: Budget | Mapping[str, float]) -> tuple[Budget, Any]:
     seconds = given["minutes"] * 60.0 if "minutes" in given else given.get("seconds")
     unit = "epoch" if "epochs" in given else ("step" if "steps" in given else None)
     return Budget(units, given.get("trials"), seconds, given.get("evaluations")), unit  # type: ignore[arg-type]
+
+
+def with_limits(
+    budget: Budget, unit: Any, limits: Mapping[str, float | None]
+) -> tuple[Budget, Any]:
+    """A budget with some limits replaced, None dropping one, and what its units are called now.
+    Raises `StudyError`."""
+    changed, named = as_budget(
+        {key: 1 if value is None else value for key, value in limits.items()}
+    )
+    field_of = {"epochs": "units", "steps": "units", "minutes": "seconds"}
+    fields = {field_of.get(key, key) for key in limits}
+    dropped = {field_of.get(key, key) for key, value in limits.items() if value is None}
+    values = {key: None if key in dropped else getattr(changed, key) for key in fields}
+    return replace(budget, **values), named or unit
 
 
 def as_final(given: bool | Final | Mapping[str, Any]) -> Final | None:

@@ -273,18 +273,7 @@ def _check(plan: Plan) -> None:
     names = [objective.name for objective in plan.objectives]
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise StudyError(f"objectives: {double[0]!r} stands twice")
-    limits = {
-        "epochs or steps": plan.budget.units,
-        "trials": plan.budget.trials,
-        "evaluations": plan.budget.evaluations,
-    }
-    for name, value in limits.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise StudyError(f"budget: {name} is {value!r}; expected a whole number above 0")
-    if plan.budget.seconds is not None and not 0 < plan.budget.seconds < math.inf:
-        raise StudyError(f"budget: {plan.budget.seconds!r} seconds; expected more than 0")
-    if plan.budget.units is plan.budget.trials is plan.budget.seconds is None:
-        raise StudyError("budget: expected at least one of epochs (or steps), trials and minutes")
+    check_budget(plan.budget)
     check_count("horizon", plan.horizon)
     check_count("workers", plan.workers)
     if not isinstance(plan.seed, int) or plan.seed < 0:
@@ -327,6 +316,22 @@ def _derived(final: Final | None, space: Space, catalogue: Catalogue) -> dict[st
     if wanted["refinement"] and "refinement" not in found:
         raise StudyError("final: no schedule that is installed can be refined")
     return found
+
+
+def check_budget(budget: Budget) -> None:
+    """Raises `StudyError` unless every limit is above 0 and one of training is given."""
+    limits = {
+        "epochs or steps": budget.units,
+        "trials": budget.trials,
+        "evaluations": budget.evaluations,
+    }
+    for name, value in limits.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise StudyError(f"budget: {name} is {value!r}; expected a whole number above 0")
+    if budget.seconds is not None and not 0 < budget.seconds < math.inf:
+        raise StudyError(f"budget: {budget.seconds!r} seconds; expected more than 0")
+    if budget.units is budget.trials is budget.seconds is None:
+        raise StudyError("budget: expected at least one of epochs (or steps), trials and minutes")
 
 
 def check_count(name: str, value: Any) -> None:

@@ -67,9 +67,25 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="an earlier study to begin from, beside the file's own; may be given again",
     )
     _means(run)
-    resume = _command(add, "resume", resume_study, "go on with a study that did not end")
+    resume = _command(
+        add, "resume", resume_study, "go on with a study that did not end, or with a larger budget"
+    )
     _study(resume)
     _means(resume)
+    resume.add_argument(
+        "--budget",
+        nargs="+",
+        action="extend",
+        metavar="LIMIT=NUMBER",
+        default=[],
+        help="in place of the limits that the study has, after its end too: epochs=600",
+    )
+    resume.add_argument(
+        "--horizon",
+        type=int,
+        help="train up to so many epochs (or steps) a trial: those whose schedule knows no "
+        "horizon go on from their checkpoints, the others stay at the horizon they have",
+    )
     resume.add_argument(
         "--accept-changes",
         action="store_true",
@@ -133,12 +149,14 @@ def _means(parser: argparse.ArgumentParser) -> None:
 def run_study(arguments: argparse.Namespace) -> int:
     """``autotune run``"""
     from autotune.api import as_earlier, other_executor, run
+    from autotune.asked import as_numbers, with_limits
     from autotune.begin import begin
 
     file = _file_of(arguments)
     plan = plan_of(file, arguments.folder)
     further = as_earlier(arguments.warm_start, arguments.folder)
-    budget, unit = _with_limits(plan.budget, plan.unit, arguments.budget)
+    limits = as_numbers("--budget", arguments.budget)
+    budget, unit = with_limits(plan.budget, plan.unit, limits)
     given = {key: getattr(arguments, key) for key in ("name", "seed", "workers", "device")}
     plan = replace(
         plan,
@@ -225,27 +243,15 @@ def plan_of(path: Path, folder: Path = Path(FOLDER)) -> Any:
     )
 
 
-def _with_limits(budget: Any, unit: Any, given: list[str]) -> tuple[Any, Any]:
-    """A budget with some limits replaced, and what its units are called now."""
-    from autotune.asked import as_budget, as_numbers
-
-    limits = as_numbers("--budget", given)
-    changed, named = as_budget(
-        {key: 1 if value is None else value for key, value in limits.items()}
-    )
-    field_of = {"epochs": "units", "steps": "units", "minutes": "seconds"}
-    fields = {field_of.get(key, key) for key in limits}
-    dropped = {field_of.get(key, key) for key, value in limits.items() if value is None}
-    values = {key: None if key in dropped else getattr(changed, key) for key in fields}
-    return replace(budget, **values), named or unit
-
-
 def resume_study(arguments: argparse.Namespace) -> int:
     """``autotune resume``"""
     from autotune.api import resume
+    from autotune.asked import as_numbers
 
     result = resume(
         find_study(arguments),
+        budget=as_numbers("--budget", arguments.budget),
+        horizon=arguments.horizon,
         executor=_executor(arguments),
         workers=arguments.workers,
         device=arguments.device,
@@ -370,7 +376,7 @@ def status_of(view: StudyView) -> dict[str, Any]:
         counts[trial.status] += 1
     if driver is None:
         counts["frozen"] += counts.pop("running")
-    budget, unit = view.header.budget, view.header.unit + "s"
+    budget, unit = view.context.budget, view.header.unit + "s"
     seconds = max(view.trials.at, float(view.meta.get("clock", 0.0)))
     return {
         "name": view.name,

@@ -5,7 +5,7 @@ With the header and the events, everything about a study can be told without its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,8 @@ from autotune.plugins.search import (
     Budget,
     Earlier,
     EarlierTrial,
+    Event,
+    Extended,
     Final,
     Holdout,
     Objective,
@@ -90,10 +92,10 @@ class Header:
     policy_reason: str = ""
     derived: Mapping[str, Configuration] = field(default_factory=dict)
 
-    def context(self) -> SearchContext:
-        """What the deciding parts are told."""
+    def context(self, events: Iterable[Event] = ()) -> SearchContext:
+        """What the deciding parts are told at the start, or by the end of `events`."""
         training, evaluation = self.resolved.split()
-        return SearchContext(
+        context = SearchContext(
             space=training,
             evaluation_space=evaluation,
             objectives=self.objectives,
@@ -111,6 +113,10 @@ class Header:
             holdout=self.holdout,
             derived=self.derived,
         )
+        for event in events:
+            if isinstance(event, Extended):
+                context = context.extended(event)
+        return context
 
     def to_plain(self) -> dict[str, Any]:
         """JSON-ready values."""

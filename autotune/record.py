@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from autotune.plugins.search import (
+    Budget,
     Decided,
+    Doubt,
     Evaluate,
     Evaluated,
     Event,
     Evicted,
+    Extended,
     Failed,
     Finalists,
     Frozen,
@@ -47,10 +50,10 @@ FORMAT = 1
 
 _EVENTS: dict[str, type] = {
     t.__name__.lower(): t
-    for t in (Decided, Observed, Frozen, Evicted, Evaluated, Failed, Lost, Restarted)
+    for t in (Decided, Observed, Frozen, Evicted, Evaluated, Failed, Lost, Restarted, Extended)
 }
 _DECISIONS: dict[str, type] = {
-    t.__name__.lower(): t for t in (Start, Thaw, Finalists, Evaluate, Measure, Stop)
+    t.__name__.lower(): t for t in (Start, Thaw, Finalists, Doubt, Evaluate, Measure, Stop)
 }
 
 _SCHEMA = """
@@ -106,6 +109,8 @@ def event_to_plain(event: Event) -> dict[str, Any]:
         plain["decision"] = {"kind": type(decision).__name__.lower(), **_shallow(decision)}
         if isinstance(decision, Start) and decision.origin is not None:
             plain["decision"]["origin"] = _shallow(decision.origin)
+    elif isinstance(event, Extended):
+        plain["budget"] = _shallow(event.budget)
     return plain
 
 
@@ -121,6 +126,8 @@ def event_from_plain(plain: Mapping[str, Any]) -> Event:
             if decision.get("origin") is not None:
                 decision["origin"] = Origin(**decision["origin"])
             values["decision"] = _DECISIONS[decision.pop("kind")](**decision)
+        elif kind == "extended":
+            values["budget"] = Budget(**values["budget"])
         event: Event = _EVENTS[str(kind)](**values)
     except (KeyError, TypeError) as error:
         raise RecordError(
@@ -422,6 +429,11 @@ class Record:
         )
         self.meta[key] = json.loads(text)
 
+    def drop_meta(self, key: str) -> None:
+        """Take a named fact away, if there is one of that name."""
+        self._execute("DELETE FROM meta WHERE key = ?", (key,))
+        self.meta.pop(key, None)
+
     def _execute(self, statement: str, values: tuple[Any, ...]) -> None:
         assert self._connection is not None, "the record is closed"
         try:
@@ -460,8 +472,7 @@ class Record:
         """Take the header back: the study never began, and its name is free again."""
         assert not self.events, "a study with events has begun"
         (self.folder / BACKUP).unlink(missing_ok=True)
-        self._execute("DELETE FROM meta WHERE key = 'header'", ())
-        self.meta.pop("header", None)
+        self.drop_meta("header")
 
     def close(self) -> None:
         """Close the file and let go of the lock; idempotent."""

@@ -211,7 +211,7 @@ class StudyView:
         folder: the study's folder.
         name: of the study.
         header: what it was begun with.
-        context: what its deciding parts are told.
+        context: what its deciding parts are told by now.
         events: all of them, in order.
         trials: the fold of the events.
         meta: the record's further entries; ``winner`` and ``finished`` once there are any.
@@ -224,7 +224,7 @@ class StudyView:
         self.events, self.meta = record.read(folder)
         self.header: Header = Header.from_plain(self.meta["header"])
         self.name = self.header.name
-        self.context: SearchContext = self.header.context()
+        self.context: SearchContext = self.header.context(self.events)
         self.task = task
         self.trials = Trials(self.context.space, self.context.objectives)
         for event in self.events:

@@ -35,9 +35,11 @@ from autotune.plugins.execution import (
 )
 from autotune.plugins.search import (
     Decided,
+    Doubt,
     Evaluate,
     Evaluated,
     Event,
+    Extended,
     Failed,
     Finalists,
     Frozen,
@@ -227,7 +229,7 @@ class Driver:
             if isinstance(decision, Stop):
                 self.stopped = decision
                 return
-            if isinstance(decision, Finalists):
+            if isinstance(decision, Finalists | Doubt):
                 continue  # nothing to run: it says what comes next
             running = _Running(self._job(number, decision), decision)
             if isinstance(decision, Measure) and self.running:
@@ -394,6 +396,8 @@ class Driver:
         match event:
             case Decided(decision=Stop() as stop):
                 self.stopped = stop
+            case Extended():
+                self.stopped = None
             case Lost(trial=trial, evaluation=evaluation):
                 key = (trial, repr(evaluation))
                 self.losses[key] = self.losses.get(key, 0) + 1

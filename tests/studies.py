@@ -65,7 +65,7 @@ def untimed(events: Sequence[Event]) -> list[Event]:
 def check_replay(view: autotune.StudyView) -> int:
     """Fold a study's events anew; every recorded decision must be taken again. Returns how
     many there were."""
-    search = build_search(view.context, view.header.search, get)
+    search = build_search(view.header.context(), view.header.search, get)
     count = 0
     for event in view.events:
         if isinstance(event, Decided):

@@ -36,6 +36,7 @@ TOP = {
     "integrations",
     "api",
     "asked",
+    "extension",
     "cli",
     "commands",
     "__init__",

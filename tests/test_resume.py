@@ -17,9 +17,19 @@ from study_tasks import Quick, QuickRun
 import autotune
 from autotune import record
 from autotune.begin import _Recorded
+from autotune.cli import main
 from autotune.header import Header, StudyError, differences
-from autotune.plugins.search import Decided, Failed, Objective, Observed, Restarted, Stop
+from autotune.plugins.search import (
+    Decided,
+    Extended,
+    Failed,
+    Objective,
+    Observed,
+    Restarted,
+    Stop,
+)
 from autotune.record import Record
+from autotune.report import write_report
 from autotune.space import Integer, Plugins, Space
 from autotune.study import Interrupted
 
@@ -275,3 +285,46 @@ def test_what_was_excluded_may_have_been_left_out_as_well() -> None:
     schedules = Space({"schedule": Plugins("schedule", exclude=("norm_test",))})
     resolved = schedules.resolve(_Recorded(None, own))
     assert list(resolved.parameters["schedule"].options) == ["constant"]
+
+
+def test_an_ended_study_goes_on_with_a_larger_budget_and_horizon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From its checkpoints; what was recorded stays as it is."""
+    before = tune(tmp_path, name="more", final={"candidates": 1, "seeds": 1, "share": 0.5})
+    ended = {number: trial.last for number, trial in before.trials.all.items()}
+    folder = ["--folder", str(tmp_path), "--study", "more"]
+    assert main(["resume", *folder, "--budget", "epochs=60", "--horizon", "9", "--quiet"]) == 0
+    after = autotune.load("more", folder=tmp_path)
+    (said,) = [event for event in after.events if isinstance(event, Extended)]
+    assert (said.budget.units, said.budget.evaluations, said.horizon) == (60, 6, 9)
+    assert after.events[: len(before.view.events)] == before.view.events
+    assert after.header == before.view.header
+    assert (after.context.budget, after.context.horizon) == (said.budget, 9)
+    assert 30 < after.trials.units <= 60
+    again = {e.trial for e in after.events[len(before.view.events) :] if isinstance(e, Observed)}
+    assert any(after.trials[number].last > 6 for number in again & set(ended))
+    assert len(after.meta["earlier_winners"]) == 1
+    assert after.result.test is not None
+    assert check_replay(after) > 10
+    assert check_repeats(after) == 0
+    capsys.readouterr()
+    assert main(["status", *folder]) == 0
+    assert "of 60 epochs" in capsys.readouterr().out
+    page = write_report(after, after.result.report).read_text()
+    assert "looked at 2 times" in page
+
+
+def test_a_budget_or_horizon_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    done = tune(tmp_path, Quick(), name="less", budget={"epochs": 8}, final=False)
+    count = len(done.view.events)
+    for wrong, message in (
+        ({"budget": {"steps": 90}}, "is in steps, but the task counts epochs"),
+        ({"budget": {"epochs": 0}}, "expected a whole number above 0"),
+        ({"budget": {"epochs": None}}, "expected at least one of epochs"),
+        ({"horizon": 5}, "the study's is 6 already"),
+    ):
+        with pytest.raises(autotune.StudyError, match=message):
+            autotune.resume("less", Quick(), folder=tmp_path, progress=False, **wrong)  # type: ignore[arg-type]
+    same = autotune.resume("less", Quick(), folder=tmp_path, budget={"epochs": 8}, progress=False)
+    assert len(same.view.events) == count

@@ -24,6 +24,7 @@ from autotune.plugins.search import (
     Evaluated,
     Event,
     Evicted,
+    Extended,
     Failed,
     Key,
     Lost,
@@ -129,6 +130,11 @@ class Closing:
     def observe(self, event: Event, trials: Trials) -> None:
         """Fold one event that `trials` has folded already."""
         match event:
+            case Extended():
+                # Training goes on; then others may be the best, and are to be evaluated too.
+                self.context, self.begun, self._best = self.context.extended(event), False, None
+                evaluated = sum(job.kind == "evaluate" for job in self._jobs.values())
+                self._limit = event.budget.evaluations or evaluated + EVALUATIONS
             case Decided(decision=Evaluate(trial=number, step=step, evaluation=evaluation)):
                 self._begin(_Job("evaluate", number, step, evaluation))
             case Decided(decision=Measure(trial=number, step=step, evaluation=evaluation)):

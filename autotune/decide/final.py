@@ -26,6 +26,7 @@ import numpy as np
 from autotune.plugins.search import (
     Decided,
     Event,
+    Extended,
     Final,
     Finalists,
     FloatArray,
@@ -218,6 +219,8 @@ class FinalPhase:
         """Fold one event that `trials` has folded already."""
         if isinstance(event, Decided) and isinstance(event.decision, Finalists):
             self._begun_at = trials.units
+        if isinstance(event, Extended):
+            self.context = self.context.extended(event)
         if isinstance(event, Observed) and trials[event.trial].own:
             value = trials.score(event.metrics)
             if math.isfinite(value):
@@ -391,9 +394,11 @@ class FinalPhase:
                 return self._cool(trials, trial, left, number)
             if trials[branched].status not in ("done", "failed"):
                 return None  # it may have to begin again from the checkpoint
-        step = trials.best_frozen(candidate.number)
-        if trial.frozen < step <= trial.frozen + left:
-            return Thaw(trial.number, step)
+        to = trials.best_frozen(candidate.number)
+        if self._is_cooled(trials, candidate) and trial.frozen < self._branch_unit(candidate):
+            to = self._branch_unit(candidate)  # where the study was given a longer horizon
+        if trial.frozen < to <= trial.frozen + left:
+            return Thaw(trial.number, to)
         return None
 
     def _repeat(self, trials: Trials, trial: Trial, left: float) -> Start | None:

@@ -23,7 +23,9 @@ from autotune.plugins.base import PluginError
 from autotune.plugins.search import (
     Decided,
     Decision,
+    Doubt,
     Event,
+    Extended,
     Failed,
     Finalists,
     Forecaster,
@@ -95,6 +97,7 @@ class Search:
         self._observations = 0
         self._paid = 0
         self._fruitless: list[str] = []
+        self._events: list[Event] = []
         self._closing = Closing(context)
         self._final = FinalPhase(context)
         self._utility = UtilityStop(context)
@@ -108,13 +111,41 @@ class Search:
         self._closing.observe(event, self.trials)
         self._final.observe(event, self.trials)
         self._utility.observe(event, self.trials)
-        if self.trials.finalists is not None:
-            return  # policy, proposer and forecaster are asked no more
-        self._proposer_state = self._proposer.observe(self._proposer_state, event, self.trials)
+        if isinstance(event, Extended):
+            self._extend(event)
+        else:
+            self._show(event, self.trials)
+        self._events.append(event)
+
+    def _show(self, event: Event, trials: Trials) -> None:
+        """Tell policy, proposer and forecaster; but nothing of the final phase's further
+        trainings, whose curves are not those of their configurations."""
+        decision = event.decision if isinstance(event, Decided) else None
+        number = getattr(event if decision is None else decision, "trial", None)
+        if isinstance(decision, Finalists | Doubt) or (
+            number is not None and not trials[number].own
+        ):
+            return
+        self._proposer_state = self._proposer.observe(self._proposer_state, event, trials)
         self._informed.observe(event)
-        self._policy_state = self._policy.observe(
-            self.context, self._policy_state, event, self.trials
-        )
+        self._policy_state = self._policy.observe(self.context, self._policy_state, event, trials)
+
+    def _extend(self, event: Extended) -> None:
+        """Go on with another budget and horizon. The parts fold everything anew, as if the study
+        had had them from the start: what they keep may depend on either."""
+        self.context = context = self.context.extended(event)
+        self._policy_state = self._policy.initial(context)
+        self._proposer_state = self._proposer.initial(context)
+        trials = Trials(context.space, context.objectives)
+        self._informed = Informed(context, self._informed.forecaster, trials)
+        for past in self._events:
+            if isinstance(past, Decided) and isinstance(past.decision, Start):
+                horizon = self.trials[past.decision.trial].horizon
+                past = replace(past, decision=replace(past.decision, horizon=horizon))
+            trials.observe(past)
+            if not isinstance(past, Extended):
+                self._show(past, trials)
+        self._informed.adopt(self.trials)
 
     def _note(self, event: Event) -> None:
         match event:
@@ -139,6 +170,8 @@ class Search:
                 self._unfinished[number] = self._aims[number]
             case Restarted():
                 self._unfinished.update((n, self._aims[n]) for n in self.trials.in_flight)
+            case Extended():
+                self._fruitless.clear()
             case _:
                 pass
 
@@ -202,11 +235,11 @@ class Search:
         holdout = self.context.holdout
         return holdout is not None and self._paid >= holdout.budget
 
-    def _unworthy(self, key: Key) -> str | None:
-        """Why no further training is worth its cost to the user; None if some is."""
+    def _unworthy(self, key: Key) -> Doubt | Stop | None:
+        """That no further training is worth its cost to the user; None if some is."""
         limit = self.context.budget.trials
-        may_start = limit is None or len(self.trials) < limit
-        return self._utility.reason(self.trials, self._forecast, key, may_start)
+        may_start = limit is None or len(self.trials) - self.trials.further < limit
+        return self._utility.verdict(self.trials, self._forecast, key, may_start)
 
     def _late(self) -> str | None:
         """Why there is no time for one more unit, at the mean cost of a unit; None if there
@@ -229,15 +262,16 @@ class Search:
                     return Thaw(number, to)
         return None
 
-    def _train(self, key: Key) -> Start | Thaw | Wait | Stop:
+    def _train(self, key: Key) -> Start | Thaw | Doubt | Wait | Stop:
         deadline = self.deadline()
         left = self._units_left()
         resumed = self._resumed(left, deadline)
         if resumed is not None:
             return resumed
-        over = self._over() or self._unworthy(key)
-        if over is not None:
-            return Stop(over)
+        over = self._over()
+        unworthy = Stop(over) if over is not None else self._unworthy(key)
+        if unworthy is not None:
+            return unworthy
         decision = self._policy.decide(
             self._limited(deadline),
             self._policy_state,
@@ -263,7 +297,7 @@ class Search:
         trials, budget = self.trials, self.context.budget
         if decision.trial != len(trials):
             raise self._wrong(f"started trial {decision.trial}, expected {len(trials)}")
-        if budget.trials is not None and len(trials) >= budget.trials:
+        if budget.trials is not None and len(trials) - trials.further >= budget.trials:
             raise self._wrong(f"started another trial although all {budget.trials} are started")
         if identity(decision.configuration) in self._started:
             raise self._wrong(f"started {decision.configuration!r} a second time")
@@ -295,7 +329,7 @@ class Search:
         value = {
             number: float(np.fmin.reduce(self.trials.scores(number)[1], initial=math.inf))
             for number, trial in self.trials.all.items()
-            if trial.status == "frozen"
+            if trial.status == "frozen" and trial.own
         }
         for number in sorted(value, key=lambda number: (value[number], number)):
             trial = self.trials[number]
@@ -316,7 +350,11 @@ class Search:
         """The context as the policy is told it: its budget less what is kept back."""
         budget = self.context.budget
         units = None if budget.units is None else budget.units - self._kept()
-        return replace(self.context, budget=replace(budget, units=units, seconds=deadline))
+        # Policies count all trials there are.
+        count = None if budget.trials is None else budget.trials + self.trials.further
+        return replace(
+            self.context, budget=replace(budget, units=units, trials=count, seconds=deadline)
+        )
 
     def _units_left(self) -> float:
         """Units that are neither trained nor on their way nor kept back."""

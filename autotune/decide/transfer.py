@@ -63,12 +63,15 @@ class Informed:
     Args:
         context: of the new study, with `earlier`.
         trials: the study's own, folded by the caller before `observe`.
+
+    Attributes:
+        forecaster: as given.
     """
 
     def __init__(self, context: SearchContext, forecaster: Forecaster, trials: Trials) -> None:
         self.context = context
         self.lines: tuple[Line | None, ...] = tuple(None for _ in context.earlier)
-        self._forecaster = forecaster
+        self.forecaster = forecaster
         self._own = trials
         self._seen: set[int] = set()
         self._history: list[Event] = []
@@ -82,7 +85,7 @@ class Informed:
         """Fold one event."""
         if self._trials is not self._own:
             self._trials.observe(event)
-        self._state = self._forecaster.observe(self._state, event, self._trials)
+        self._state = self.forecaster.observe(self._state, event, self._trials)
         if not self.context.earlier or self._checked > ENOUGH:
             return
         self._history.append(event)
@@ -93,9 +96,15 @@ class Informed:
             self._checked = due[-1]
             self._look()
 
+    def adopt(self, trials: Trials) -> None:
+        """Go on with another fold of the study's own trials than everything was folded with."""
+        if self._trials is self._own:
+            self._trials = trials
+        self._own = trials
+
     def forecast(self, queries: list[Query]) -> Forecast:
         """As `Forecaster.forecast`."""
-        return self._forecaster.forecast(self.context, self._state, self._trials, queries)
+        return self.forecaster.forecast(self.context, self._state, self._trials, queries)
 
     def _look(self) -> None:
         """Decide anew which earlier studies are related; if that or their mapping changes, fold
@@ -111,7 +120,7 @@ class Informed:
         if lines == self.lines:
             return
         self.lines = lines
-        self._state = self._forecaster.initial(self.context)
+        self._state = self.forecaster.initial(self.context)
         self._trials = Trials(self.context.space, self.context.objectives)
         number = -1
         for earlier, line in zip(self.context.earlier, lines, strict=True):
@@ -127,7 +136,7 @@ class Informed:
 
     def _fold(self, event: Event) -> None:
         self._trials.observe(event)
-        self._state = self._forecaster.observe(self._state, event, self._trials)
+        self._state = self.forecaster.observe(self._state, event, self._trials)
 
     def _pairs(self, earlier: Earlier, places: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Predicted from the earlier study, and observed: each own trial's first and last

@@ -6,7 +6,8 @@ forecaster is asked what the best conceivable one would gain: E[max(best - Y, 0)
 at its end, over what it costs. Where even that is below the price, the search stops. The idea of
 stopping a freeze-thaw search by the user's own trade-off between cost and performance is that of
 Cost-Sensitive Freeze-thaw Bayesian Optimization (2510.21379), which learns curves and utility
-jointly; here the utility is linear.
+jointly; here the utility is linear. A single verdict may be a slip of the forecast, so it only
+voices a doubt (`Doubt`), which is recorded; `PATIENCE` of them in a row end the search.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import numpy as np
 
 from autotune.decide.configurations import identity, unseen
 from autotune.plugins.search import (
+    Decided,
+    Doubt,
     Event,
+    Extended,
     FloatArray,
     Forecast,
     ForecastFunction,
@@ -26,6 +30,9 @@ from autotune.plugins.search import (
     Observed,
     Query,
     SearchContext,
+    Start,
+    Stop,
+    Thaw,
     Utility,
 )
 from autotune.plugins.trials import Trials
@@ -33,6 +40,9 @@ from autotune.space import Configuration
 
 EVERY = 5
 """The question is asked at every fifth decision: it costs about as much as a decision."""
+
+PATIENCE = 3
+"""So many verdicts in a row are needed."""
 
 EVIDENCE = 10
 """It is not asked before so many trials have a value: the forecaster has to see how much
@@ -76,22 +86,49 @@ class UtilityStop:
     def __init__(self, context: SearchContext) -> None:
         self.context = context
         self._bests: dict[int, float] = {}
+        self._doubts = 0
 
     def observe(self, event: Event, trials: Trials) -> None:
         """Fold one event that `trials` has folded already."""
-        if isinstance(event, Observed):
-            value = trials.score(event.metrics)
-            if math.isfinite(value):
-                self._bests[event.trial] = min(value, self._bests.get(event.trial, math.inf))
+        match event:
+            case Observed() if trials[event.trial].own:
+                value = trials.score(event.metrics)
+                if math.isfinite(value):
+                    self._bests[event.trial] = min(value, self._bests.get(event.trial, math.inf))
+            case Decided(decision=Doubt()):
+                self._doubts += 1
+            case Decided(number=number, decision=Start() | Thaw()) if self._is_asked(number):
+                self._doubts = 0  # it was asked then, and some training was worth its cost
+            case Extended():
+                self.context, self._doubts = self.context.extended(event), 0
+            case _:
+                pass
 
-    def reason(
+    def _is_asked(self, number: int) -> bool:
+        """Whether the question is asked at a decision of this number."""
+        return (
+            self.context.utility is not None
+            and len(self._bests) >= EVIDENCE
+            and number % EVERY == 0
+        )
+
+    def verdict(
+        self, trials: Trials, forecast: ForecastFunction, key: Key, may_start: bool
+    ) -> Doubt | Stop | None:
+        """That no further training pays, with the figures; None if one may, or if it is not the
+        time to ask."""
+        if not self._is_asked(key.number):
+            return None
+        reason = self._reason(trials, forecast, key, may_start)
+        if reason is None:
+            return None
+        return Stop(reason) if self._doubts + 1 >= PATIENCE else Doubt(reason)
+
+    def _reason(
         self, trials: Trials, forecast: ForecastFunction, key: Key, may_start: bool
     ) -> str | None:
-        """Why no further training pays, with the figures; None if one may, or if it is not the
-        time to ask."""
         utility = self.context.utility
-        if utility is None or len(self._bests) < EVIDENCE or key.number % EVERY:
-            return None
+        assert utility is not None, "it is asked only with one"
         best = min(self._bests.values())
         prospects, queries = self._prospects(trials, key, may_start)
         if not queries:

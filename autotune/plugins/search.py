@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -198,6 +198,10 @@ class SearchContext:
     holdout: Holdout | None = None
     derived: Mapping[str, Configuration] = field(default_factory=dict)
 
+    def extended(self, event: Extended) -> SearchContext:
+        """As it is from this event on."""
+        return replace(self, budget=event.budget, horizon=event.horizon)
+
     @property
     def objective(self) -> Objective:
         """The curve objective that drives training: the first of kind ``curve``."""
@@ -258,6 +262,14 @@ class Finalists:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """No further training seems worth its cost (`Utility`), because of `reason`. Nothing runs for
+    it: only several in a row end the search."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Run a frozen trial's newest checkpoint over the shifted stream under one evaluation
     configuration."""
@@ -290,7 +302,7 @@ class Stop:
     reason: str
 
 
-Decision: TypeAlias = Start | Thaw | Finalists | Evaluate | Measure | Wait | Stop
+Decision: TypeAlias = Start | Thaw | Finalists | Doubt | Evaluate | Measure | Wait | Stop
 
 # --- events ---------------------------------------------------------------------------------
 
@@ -300,7 +312,7 @@ class Decided:
     """A decision was taken and is about to be carried out. `number` counts decisions."""
 
     number: int
-    decision: Start | Thaw | Finalists | Evaluate | Measure | Stop
+    decision: Start | Thaw | Finalists | Doubt | Evaluate | Measure | Stop
     at: float = 0.0
 
 
@@ -401,7 +413,20 @@ class Restarted:
     at: float = 0.0
 
 
-Event: TypeAlias = Decided | Observed | Frozen | Evicted | Evaluated | Failed | Lost | Restarted
+@dataclass(frozen=True)
+class Extended:
+    """The user gave the study another budget and horizon, after its end or in its midst: the
+    search goes on with these. Trials whose configuration has not come to depend on its horizon
+    have the new one from here on; others keep theirs."""
+
+    budget: Budget
+    horizon: int
+    at: float = 0.0
+
+
+Event: TypeAlias = (
+    Decided | Observed | Frozen | Evicted | Evaluated | Failed | Lost | Restarted | Extended
+)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ import numpy as np
 from autotune.plugins.search import (
     Decided,
     Decision,
+    Doubt,
     Evaluate,
     Evaluated,
     Event,
     Evicted,
+    Extended,
     Failed,
     Finalists,
     FloatArray,
@@ -117,6 +119,14 @@ class Trial:
     def checkpoint(self) -> str | None:
         """The newest checkpoint, None without one."""
         return self.checkpoints.get(self.frozen)
+
+    @property
+    def extends(self) -> bool:
+        """Whether it may go on to another horizon than its own: nothing of it has depended on
+        that one yet."""
+        if self.origin is not None or self.status == "failed":
+            return False
+        return self.bound_from is None or 0 < self.last <= self.bound_from * self.horizon
 
     @property
     def last(self) -> int:
@@ -237,6 +247,8 @@ class Trials:
                     self._lose(self.all[number], None)
                 for trial in self.all.values():
                     trial.evaluating.clear()
+            case Extended():
+                self._extend(event.horizon)
 
     def _decided(self, decision: Decision) -> None:
         match decision:
@@ -268,7 +280,7 @@ class Trials:
             if happens.trial in self.all:
                 raise IllegalEvent(happens.trial, self.all[happens.trial].status, event)
             return
-        if isinstance(happens, Finalists | Stop | Restarted):
+        if isinstance(happens, Finalists | Doubt | Stop | Restarted | Extended):
             return
         trial = self.all.get(happens.trial)
         if trial is None:
@@ -337,6 +349,17 @@ class Trials:
             trial.metrics = {s: dict(m) for s, m in source.metrics.items() if s <= origin.step}
             trial.static = dict(source.static)
         return trial
+
+    def _extend(self, horizon: int) -> None:
+        """The search goes on: what the final phase said holds no more, but what it trained
+        does. Cooldowns ended at the horizon that was."""
+        self.finalists = None
+        for trial in self.all.values():
+            if trial.horizon < horizon and trial.extends:
+                trial.horizon = horizon
+                self.cooldowns.pop(trial.number, None)
+                if trial.status == "done":
+                    trial.status = "frozen" if trial.frozen else "evicted"
 
     def _lose(self, trial: Trial, evaluation: Configuration | None) -> None:
         if evaluation is not None:

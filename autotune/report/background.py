@@ -44,7 +44,7 @@ def left_out(view: StudyView) -> elements.Section:
 
 def study(view: StudyView) -> elements.Section:
     """What the study was begun with."""
-    header, budget = view.header, view.header.budget
+    header, budget = view.header, view.context.budget
     limits = [
         text
         for value, text in (
@@ -62,7 +62,7 @@ def study(view: StudyView) -> elements.Section:
             f"{o.name} ({'less' if o.sign > 0 else 'more'} is better)" for o in header.objectives
         ),
         "budget": ", ".join(limits),
-        "horizon": words.plural(header.horizon, header.unit),
+        "horizon": words.plural(view.context.horizon, header.unit),
         "seed": str(header.seed),
         "search": ", ".join(f"{part} {spec['name']}" for part, spec in header.search.items()),
         **({"policy (auto)": header.policy_reason} if header.policy_reason else {}),

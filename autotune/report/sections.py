@@ -110,11 +110,13 @@ def _test_card(view: StudyView) -> str:
     twin = objective.name.replace("validation", "test", 1)
     first = next((name for name in (twin, objective.name) if name in test), next(iter(test)))
     rest = [f"{words.spaced(n)} {words.number(v)}" for n, v in test.items() if n != first]
+    before = len(view.meta.get("earlier_winners", ()))
+    looked = f"looked at {words.plural(before + 1, 'time')}, whenever the search had ended"
     return elements.card(
         f"{words.spaced(first)} (test split)" if "test" not in first else words.spaced(first),
         words.number(test[first]),
         *rest[:4],
-        "looked at once, after the search",
+        looked if before else "looked at once, after the search",
     )
 
 

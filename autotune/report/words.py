@@ -9,6 +9,7 @@ from typing import Any
 from autotune.decide.final import Standing
 from autotune.plugins.search import (
     Decision,
+    Doubt,
     Evaluate,
     Finalists,
     Measure,
@@ -153,6 +154,8 @@ def describe(decision: Decision, unit: str = "epoch") -> str:
         case Measure(trial=trial, step=step, evaluation=evaluation):
             text = label(evaluation)
             return f"measure trial {trial} at {unit} {step}" + (f" with {text}" if text else "")
+        case Doubt(reason=reason):
+            return f"doubt: {reason}"
         case Stop(reason=reason):
             return f"stop: {reason}"
         case _:

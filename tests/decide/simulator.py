@@ -18,6 +18,7 @@ import numpy as np
 from autotune.decide import Search
 from autotune.plugins.search import (
     Decided,
+    Doubt,
     Evaluate,
     Evaluated,
     Event,
@@ -84,6 +85,8 @@ class Simulator:
                     assert not ends, "stops although something is in flight"
                     self.reason = decision.reason
                     return self.events
+                if isinstance(decision, Doubt):
+                    continue
                 if isinstance(decision, Finalists):
                     assert not ends, "names finalists although something is in flight"
                     continue
@@ -150,5 +153,5 @@ class Simulator:
 
 def decisions(
     events: list[Event],
-) -> list[Start | Thaw | Finalists | Evaluate | Measure | Stop]:
+) -> list[Start | Thaw | Finalists | Doubt | Evaluate | Measure | Stop]:
     return [event.decision for event in events if isinstance(event, Decided)]

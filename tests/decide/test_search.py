@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from simulator import Simulator, decisions
@@ -13,7 +14,9 @@ from autotune.plugins.search import (
     Budget,
     Decided,
     Evaluate,
+    Extended,
     Failed,
+    Final,
     Frozen,
     Key,
     Observed,
@@ -257,3 +260,65 @@ def test_a_step_beyond_the_horizon_is_clipped() -> None:
     decision = found.decide(Key(0, 0))
     assert isinstance(decision, Start)
     assert decision.to == 4
+
+
+# --- another budget ------------------------------------------------------------------------------
+
+
+class Bound(Simulator):
+    """Configurations that train with `one` are bound to their horizon from the first unit."""
+
+    def tell(self, event: Any) -> None:
+        if isinstance(event, Decided) and isinstance(event.decision, Start):
+            bound = 0.0 if event.decision.configuration["optimizer"]["name"] == "one" else None
+            event = replace(event, decision=replace(event.decision, bound_from=bound))
+        super().tell(event)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("final", [None, Final(2, 2, 0.4)])
+def test_a_larger_budget_extends_trials_that_know_no_horizon(
+    policy: str, final: Final | None
+) -> None:
+    """After the end: trials go on from where they stand, past the horizon that was; those bound
+    to theirs stay there; and the fold is that of the events alone."""
+    found = context(Budget(units=120), workers=2, final=final)
+    simulator = Bound(search(found, policy), curve)
+    simulator.run()
+    trials = simulator.search.trials
+    ended = {number: trial.last for number, trial in trials.all.items()}
+    simulator.tell(Extended(Budget(units=360), 20, simulator.clock))
+    simulator.run()
+    assert 120 < trials.units <= 360
+    assert isinstance(decisions(simulator.events)[-1], Stop)
+    longer = [t for t in trials.all.values() if t.last > 10]
+    assert longer
+    assert all(t.bound_from is None or t.horizon == 20 for t in longer)
+    for number, units in ended.items():
+        trial = trials[number]
+        if trial.status != "failed":
+            assert trial.horizon == (20 if trial.bound_from is None else 10)
+        assert trial.last >= units
+    if policy != "random_search":  # which trains each trial once
+        assert any(trial.number in ended for trial in longer)
+    again = search(found, policy)
+    for event in simulator.events:
+        if isinstance(event, Decided):
+            taken = again.decide(Key(found.seed, event.number))
+            if isinstance(taken, Start):
+                assert isinstance(event.decision, Start)
+                taken = replace(taken, bound_from=event.decision.bound_from)
+            assert taken == event.decision
+        again.observe(event)
+
+
+def test_a_budget_of_trials_counts_the_searchs_own() -> None:
+    """What the final phase trained does not count when the study goes on."""
+    found = context(Budget(trials=12), workers=1, final=Final(2, 2, 0.9))
+    simulator = Simulator(search(found, "random_search"), curve)
+    simulator.run()
+    trials = simulator.search.trials
+    assert (len(trials) - trials.further, trials.further > 0) == (12, True)
+    simulator.tell(Extended(Budget(trials=20), 10))
+    simulator.run()
+    assert len(trials) - trials.further == 20

@@ -10,15 +10,19 @@ import pytest
 from simulator import Simulator, decisions
 from spaces import context, curve, search
 
-from autotune.decide.utility import EVIDENCE, expected_improvement
+from autotune.decide.utility import EVERY, EVIDENCE, PATIENCE, UtilityStop, expected_improvement
 from autotune.plugins.search import (
     Budget,
     Decided,
+    Doubt,
     FloatArray,
     Forecast,
     Key,
     Objective,
+    Observed,
     Start,
+    Stop,
+    Thaw,
     Utility,
 )
 
@@ -66,7 +70,7 @@ def test_the_dearer_a_unit_the_sooner_the_search_stops_and_says_why() -> None:
     spent = []
     for utility in (
         Utility(improvement=0.01, units=1_000.0),
-        Utility(improvement=0.01, units=1.5),
+        Utility(improvement=0.01, units=0.6),
         Utility(percent=10.0, units=0.5),
     ):
         simulator = simulated(utility)
@@ -115,3 +119,37 @@ def test_folding_the_events_anew_takes_the_same_decisions() -> None:
         again.observe(event)
     starts = [d for d in decisions(simulator.events) if isinstance(d, Start)]
     assert len(starts) >= EVIDENCE
+
+
+def test_several_doubts_in_a_row_end_the_search_and_one_does_not() -> None:
+    """Each at every fifth decision; one that is followed by training that is worth its cost is
+    forgotten."""
+    simulator = simulated(Utility(improvement=0.01, units=0.6))
+    asked = [event for event in simulator.events if isinstance(event, Decided)]
+    assert isinstance(asked[-1].decision, Stop)
+    doubts = [event.number for event in asked if isinstance(event.decision, Doubt)]
+    last = asked[-1].number
+    assert doubts[-(PATIENCE - 1) :] == [last - 2 * EVERY, last - EVERY]
+    fold = UtilityStop(simulator.search.context)
+    trials = simulator.search.trials
+    for event in simulator.events:
+        if isinstance(event, Observed):
+            fold.observe(event, trials)
+
+    def hopeless(queries: Any) -> Normal:
+        return Normal([1e3] * len(queries), [1e-6] * len(queries))
+
+    def verdict(number: int) -> Doubt | Stop | None:
+        return fold.verdict(trials, hopeless, Key(0, number), may_start=True)
+
+    kinds = []
+    for number in (100, 105, 110, 115, 120):
+        given = verdict(number)
+        assert given is not None
+        kinds.append(type(given))
+        if number == 105:  # some training was worth its cost after all
+            fold.observe(Decided(number, Thaw(0, 2)), trials)
+        else:
+            fold.observe(Decided(number, Doubt("none is")), trials)
+    assert kinds == [Doubt, Doubt, Doubt, Doubt, Stop]
+    assert verdict(121) is None
