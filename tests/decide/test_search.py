@@ -275,8 +275,15 @@ class Bound(Simulator):
         super().tell(event)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("final", [None, Final(2, 2, 0.4)])
+@pytest.mark.parametrize(
+    ("policy", "final"),
+    [
+        ("freeze_thaw", None),
+        ("asha", None),
+        ("asha", Final(2, 2, 0.4)),
+        ("random_search", Final(2, 2, 0.4)),
+    ],
+)
 def test_a_larger_budget_extends_trials_that_know_no_horizon(
     policy: str, final: Final | None
 ) -> None:
