@@ -136,6 +136,11 @@ def _script(
             f"learning_rate_scaling: the winner has {settings.learning_rate_scaling!r}, which an "
             "exported script does not know; expected none"
         )
+    if point.training.get("reference_architecture") is not None:
+        raise StudyError(
+            "reference_architecture: the winner's rates carry over from another width, which an "
+            "exported script does not know; expected none"
+        )
     objective = view.context.objective
     imports = [
         f"from methods.{names[module]} import {', '.join(sorted(needed))}"

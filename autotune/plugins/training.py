@@ -40,11 +40,12 @@ class Optimizer(Plugin):
         """The optimizer over the trainable parameters, each with its dotted name."""
         raise NotImplementedError
 
-    def adaptive(self) -> bool:
-        """Whether a step's size hardly depends on the gradient's, as with Adam and its kin; not
-        so in descent along the gradient (SGD). What is known of learning rates, such as how
-        they go with a model's width, differs between the two."""
-        return True
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
+        """What of the gradient's size a step does away with: that of each element, as Adam and
+        its kin; of each tensor as a whole (Muon, LARS); or nothing, in descent along the gradient
+        (SGD). What is known of learning rates, such as how they go with a model's width, differs
+        between them."""
+        return "elements"
 
     def training_loss(self, loss: Callable[[Tensor, Any], Tensor]) -> Callable[..., Tensor]:
         """The function of outputs and targets to minimise, where the method is more than a rule

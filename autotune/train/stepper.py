@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -39,6 +39,7 @@ from autotune.train.state import from_plain, to_plain
 from autotune.train.task import NotFinite, TaskError
 from autotune.train.team import Team, apart, sum_gradients
 from autotune.train.tensors import call, to_device
+from autotune.train.width_transfer import Growth, scale_rates
 
 SUPPLIED_TO_OPTIMIZERS = frozenset({"closure", "loss", "second_order", "per_sample_gradients"})
 SUPPLIED_TO_SCHEDULES = frozenset({"gradient_norm", "per_sample_gradients"})
@@ -65,7 +66,8 @@ CHECK_EVERY = 50
 @dataclass(frozen=True)
 class Parts:
     """What a stepper works with; `augment` makes a batch's inputs of a batch, `team` are the
-    processes that train together, each on its part of a batch."""
+    processes that train together, each on its part of a batch, `growths` is that of the
+    parameters from the architecture that rates are meant for (empty: this one)."""
 
     model: nn.Module
     loss: Loss
@@ -77,6 +79,7 @@ class Parts:
     augment: Callable[[Any, Tensor], Any]
     device: torch.device
     team: Team | None = None
+    growths: Mapping[str, Growth] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class Stepper:
         if not self._parameters:
             raise TaskError("no parameter of the model requires a gradient: nothing to train")
         self.optimizer = parts.optimizer.build(self._parameters)
+        if parts.growths:
+            self._transfer(parts.growths)
         for group in self.optimizer.param_groups:
             if "lr" not in group:
                 raise PluginError(
@@ -147,6 +152,17 @@ class Stepper:
             steps=0,
             batch_size=settings.batch_size * settings.accumulation_steps,
         )
+
+    def _transfer(self, growths: Mapping[str, Growth]) -> None:
+        """Scale the rates to the model's width."""
+        optimizer = self.parts.optimizer
+        if (normalised := optimizer.normalises()) == "tensors":
+            raise TaskError(
+                f"reference_architecture: how rates go with width is known for SGD, Adam and "
+                f"their kin, but the optimizer {optimizer.name!r} normalises whole tensors"
+            )
+        factors = {p: growths[name].rate_factor(normalised) for name, p in self._parameters}
+        scale_rates(self.optimizer, factors)
 
     @property
     def _deferred(self) -> bool:
@@ -281,7 +297,8 @@ class Stepper:
         Raises:
             PluginError: it cannot be refined.
         """
-        norm: Literal["l1", "l2"] = "l1" if self.parts.optimizer.adaptive() else "l2"
+        descent = self.parts.optimizer.normalises() == "nothing"
+        norm: Literal["l1", "l2"] = "l2" if descent else "l1"
         self._own_schedule().refine(norms, norm, filter_width)
 
     def _own_schedule(self) -> Schedule:

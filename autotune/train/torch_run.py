@@ -25,6 +25,7 @@ from autotune.train.state import StateError, from_plain, to_plain
 from autotune.train.stepper import Parts, Stepper
 from autotune.train.task import NotFinite, Part, Run, RunContext, TaskError
 from autotune.train.tensors import Spread, call, to_device
+from autotune.train.width_transfer import Growth, growth, shrink_outputs
 
 if TYPE_CHECKING:
     from autotune.train.torch_task import TorchTask
@@ -216,6 +217,11 @@ class TorchRun(Run):
             )
         self._feed = Feed(self._data, self._context.seed, self._context.team)
         model, self._pretrained = task.build(configuration, self._context.folder)
+        self._growths: dict[str, Growth] = {}
+        if configuration.get("reference_architecture") is not None:
+            with isolated(self._seed("reference"), self._device):
+                self._growths = growth(model, task.reference(configuration))
+            shrink_outputs(model, self._growths)
         if not model.training:  # as loaded from a hub; parts in eval mode stay so
             model.train()
         self._adapter: Adapter | None = None
@@ -257,6 +263,7 @@ class TorchRun(Run):
             augment=augmented,
             device=self._device,
             team=self._context.team,
+            growths=self._growths,
         )
 
     def _horizon_samples(self) -> int:

@@ -54,7 +54,9 @@ class TorchTask(Task):
     ``mixed_precision`` (``off``, ``bfloat16``, ``float16``), ``weight_average_decay``,
     ``learning_rate_scaling`` (``none``, ``linear``, ``square_root``, ``random_matrix``,
     ``random_matrix_adaptive``: how the rate follows the samples in an optimizer step, from
-    ``reference_batch_size``, 32 if absent, on), ``record_gradient_norms`` (true or false). Any
+    ``reference_batch_size``, 32 if absent, on), ``reference_architecture`` (a mapping laid over
+    the architecture, such as ``{"width": 64}``: rates are meant for that one, and carry over to
+    other widths by muP), ``record_gradient_norms`` (true or false). Any
     other reaches the data factory and the augmentation, which get the whole configuration.
 
     Curve metrics are ``training_loss``, ``validation_loss``, ``validation_accuracy`` (where
@@ -212,6 +214,27 @@ class TorchTask(Task):
         weights = self._weights(architecture, folder)
         load_pretrained(module, weights, self.head)
         return module, weights
+
+    def reference(self, configuration: Configuration) -> nn.Module:
+        """The model of the architecture that the configuration's learning rate is meant for: its
+        own, with ``reference_architecture`` laid over it.
+
+        Raises:
+            TaskError: the model is pretrained or adapted, or the key is no mapping.
+        """
+        over = configuration["reference_architecture"]
+        if self.pretrained is not None or configuration.get("adapter") is not None:
+            raise TaskError(
+                "reference_architecture: rates carry over between widths of models that are "
+                "trained from fresh weights; expected neither pretrained weights nor an adapter"
+            )
+        if not isinstance(over, Mapping):
+            raise TaskError(
+                f"reference_architecture: {over!r} in the configuration; expected a mapping of "
+                "some keys of the architecture to the values that the learning rate is meant for"
+            )
+        architecture = {**_architecture(configuration), **over}
+        return self.build({**configuration, "architecture": architecture}, None)[0]
 
     def plugin(self, kind: str, choice: Any) -> Plugin:
         """The plugin object that a configuration's choice ``{"name": ..., **values}`` means."""

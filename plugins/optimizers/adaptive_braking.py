@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -135,9 +135,9 @@ class AdaptiveBraking(Optimizer):
             }
         )
 
-    def adaptive(self) -> bool:
-        """Not: it descends along the gradient."""
-        return False
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
+        """Nothing: it descends along the gradient."""
+        return "nothing"
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An `AdaptiveBrakingOptimizer` over the decayed and the other parameters."""

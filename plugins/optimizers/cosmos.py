@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,10 @@ class COSMOS(Optimizer):
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
         return no_matrices(model_info)
+
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
+        """Each tensor's step as a whole."""
+        return "tensors"
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `CosmosOptimizer` over matrices and all else."""

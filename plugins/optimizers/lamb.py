@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +100,10 @@ class LAMB(Optimizer):
                 "weight_decay": weight_decay(1e-2, 1e-4, 0.1),
             }
         )
+
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
+        """Each tensor's step as a whole."""
+        return "tensors"
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `LAMBOptimizer` over the decayed and scaled, and the other parameters."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -99,6 +99,10 @@ class LARS(Optimizer):
                 "weight_decay": weight_decay(1e-4, 1e-6, 1e-2),
             }
         )
+
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
+        """Each tensor's step as a whole."""
+        return "tensors"
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `LARSOptimizer` over the decayed and scaled, and the other parameters."""

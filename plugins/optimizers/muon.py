@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,10 @@ class Muon(Optimizer):
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix or convolution kernel."""
         return no_matrices(model_info, kernels=True)
+
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
+        """Each tensor's step as a whole."""
+        return "tensors"
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `MuonOptimizer` over matrices with kernels and all else."""

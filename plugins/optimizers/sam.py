@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -93,9 +93,9 @@ class SAM(Optimizer):
             }
         )
 
-    def adaptive(self) -> bool:
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
         """As the optimizer that steps."""
-        return bool(self.configuration["base"]["name"] == "adamw")
+        return "elements" if self.configuration["base"]["name"] == "adamw" else "nothing"
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The chosen optimizer, made sharpness-aware."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -49,9 +49,9 @@ class SGD(Optimizer):
             }
         )
 
-    def adaptive(self) -> bool:
-        """Not: it descends along the gradient."""
-        return False
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
+        """Nothing: it descends along the gradient."""
+        return "nothing"
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """``torch.optim.SGD`` over the decayed and the other parameters."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -105,9 +105,9 @@ class SGDP(Optimizer):
             }
         )
 
-    def adaptive(self) -> bool:
-        """Not: it descends along the gradient."""
-        return False
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
+        """Nothing: it descends along the gradient."""
+        return "nothing"
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An `SGDPOptimizer` over the decayed and the other parameters."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -101,6 +101,10 @@ class TVLARS(Optimizer):
                 "floor": Float(1e-4, 1e-1, log=True, default=1e-3, prior=Prior(1e-3, "low")),
             }
         )
+
+    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
+        """Each tensor's step as a whole."""
+        return "tensors"
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `TVLARSOptimizer` over the decayed and scaled, and the other parameters."""

@@ -1,0 +1,114 @@
+"""Rates that carry over between widths: the maximal update parametrisation (muP).
+
+Yang and Hu (2021, arXiv 2011.14522) and Yang et al. (2022, arXiv 2203.03466, table 3): how fast a
+weight may move depends on how many inputs and outputs its layer has, so that the best rate of a
+narrow model is not that of a wide one. With each weight's rate scaled by its layer's growth, and
+the output layer begun small, the best rate is the same at all widths: an architecture's width can
+be searched beside the rate, and small trials speak for large ones.
+
+A configuration's ``reference_architecture`` names the architecture (its ``width``, say) for which
+the learning rate is meant. What grows is read off the shapes of both models, as Microsoft's
+``mup`` does: no width needs to be named. The table's form without multipliers is used, which
+leaves the forward pass alone. One thing remains for the model: attention that is to keep its best
+temperature scales by 1/d instead of 1/sqrt(d), d the size of a head (if it is heads that widen).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from autotune.train.task import TaskError
+
+Normalised = Literal["nothing", "elements", "tensors"]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How many times as many inputs and outputs a parameter's layer has as in the reference."""
+
+    inputs: float = 1.0
+    outputs: float = 1.0
+
+    def rate_factor(self, normalised: Normalised) -> float:
+        """What the rate of the parameter is multiplied by (table 3).
+
+        Args:
+            normalised: as `Optimizer.normalises`: by ``elements`` for Adam and its kin, whose
+                steps are of one size whatever the gradient's; ``nothing`` for SGD.
+        """
+        return (1.0 if normalised == "elements" else self.outputs) / self.inputs
+
+    @property
+    def weight_factor(self) -> float:
+        """What initial weights are multiplied by: those of an output layer, whose inputs alone
+        grow, begin with a spread of 1 / inputs in place of 1 / sqrt(inputs)."""
+        return self.inputs**-0.5 if self.outputs == 1.0 else 1.0
+
+
+def growth(model: nn.Module, reference: nn.Module) -> dict[str, Growth]:
+    """By dotted name, the growth of every parameter.
+
+    Raises:
+        TaskError: the two models do not have the same parameters, or one whose shape differs
+            otherwise than in its inputs and outputs.
+    """
+    tables = {
+        f"{name}.weight" if name else "weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    }
+    shapes = {name: parameter.shape for name, parameter in reference.named_parameters()}
+    found = {}
+    for name, parameter in model.named_parameters():
+        shape, before = parameter.shape, shapes.pop(name, None)
+        if before is None or len(shape) != len(before) or shape[2:] != before[2:]:
+            raise _unlike(name, before, shape)
+        ratios = [now / then for now, then in zip(shape, before, strict=True)]
+        # Rows of a table are looked up, so that its inputs are as many as are looked up: one.
+        outputs, inputs = (*ratios[:2], 1.0, 1.0)[:2]
+        if name in tables:
+            outputs, inputs = inputs, outputs
+        found[name] = Growth(inputs, outputs)
+    if shapes:
+        raise _unlike(next(iter(shapes)), next(iter(shapes.values())), None)
+    return found
+
+
+def shrink_outputs(model: nn.Module, growths: Mapping[str, Growth]) -> None:
+    """Begin output layers as they are begun in the parametrisation."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(growths[name].weight_factor)
+
+
+def scale_rates(optimizer: torch.optim.Optimizer, factors: Mapping[nn.Parameter, float]) -> None:
+    """Give every parameter its own share of the rate: groups are parted where factors differ.
+    Weight decay, which acts through the rate, stays as strong as it was."""
+    parted: list[dict[str, Any]] = []
+    for group in optimizer.param_groups:
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_factor.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        for factor, parameters in by_factor.items():
+            part = {**group, "params": parameters, "lr": group["lr"] * factor}
+            if "weight_decay" in group:
+                part["weight_decay"] = group["weight_decay"] / factor
+            parted.append(part)
+    optimizer.param_groups[:] = parted
+
+
+def _unlike(name: str, before: Any, now: Any) -> TaskError:
+    def said(shape: Any) -> str:
+        return "missing" if shape is None else f"of shape {tuple(shape)}"
+
+    return TaskError(
+        f"reference_architecture: the parameter {name!r} is {said(before)} in it and {said(now)} "
+        f"in the configuration's own architecture; expected the same parameters, different only "
+        f"in how many inputs and outputs their layers have"
+    )

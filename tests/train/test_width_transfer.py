@@ -1,0 +1,166 @@
+"""muP: rates meant for one width carry over to others."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from test_freeze_thaw import same
+from torch import nn
+from torch.nn import functional
+
+from autotune.train import Data, RunContext, TaskError, TorchTask
+from autotune.train.width_transfer import growth
+
+BASE = 32
+NARROW, WIDE = 128, 1024
+SGD = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.01}
+ADAMW = {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.01}
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(64, 12, generator=GENERATOR)
+TARGETS = (INPUTS[:, 0] * INPUTS[:, 1] > 0).long()
+
+
+def network(architecture: Any) -> nn.Module:
+    width = architecture["width"]
+    return nn.Sequential(
+        nn.Linear(12, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2)
+    )
+
+
+def task(**changes: Any) -> TorchTask:
+    split = (INPUTS, TARGETS)
+    return TorchTask(
+        **{
+            "model": network,
+            "data": Data(split, split),
+            "loss": functional.cross_entropy,
+            "unit": "step",
+            **changes,
+        }
+    )
+
+
+def opened(width: int, optimizer: dict[str, Any], base: int | None = BASE, **changes: Any) -> Any:
+    configuration = {"architecture": {"width": width}, "batch_size": 64, "optimizer": optimizer}
+    if base is not None:
+        configuration["reference_architecture"] = {"width": base}
+    return task(**changes).open(configuration, RunContext(seed=1, horizon=8))
+
+
+def moved(width: int, optimizer: dict[str, Any], base: int | None) -> list[float]:
+    """How far the outputs of each layer go in four steps: root mean square."""
+    run = opened(width, optimizer, base)
+
+    def layers() -> list[torch.Tensor]:
+        values, found = INPUTS, []
+        for layer in run._model:
+            values = layer(values)
+            if isinstance(layer, nn.Linear):
+                found.append(values)
+        return found
+
+    with torch.no_grad():
+        before = layers()
+        for _ in range(4):
+            run.train()
+        return [
+            (b - a).square().mean().sqrt().item() for a, b in zip(before, layers(), strict=True)
+        ]
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_activations_move_as_far_at_every_width(optimizer: dict[str, Any]) -> None:
+    """The coordinate check of Yang et al. (2022, appendix D.1): the slope of how far each layer's
+    outputs move over width, on a log scale, is flat; without the transfer some layer's is not."""
+
+    def slopes(base: int | None) -> list[float]:
+        narrow, wide = (moved(width, optimizer, base) for width in (NARROW, WIDE))
+        span = math.log(WIDE / NARROW)
+        return [math.log(b / a) / span for a, b in zip(narrow, wide, strict=True)]
+
+    assert max(abs(slope) for slope in slopes(NARROW)) < 0.2
+    assert max(abs(slope) for slope in slopes(None)) > 0.4
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (SGD, {"0.weight": 4, "0.bias": 4, "2.weight": 1, "2.bias": 4, "4.weight": 1 / 4}),
+        (ADAMW, {"0.weight": 1, "0.bias": 1, "2.weight": 1 / 4, "4.weight": 1 / 4}),
+    ],
+    ids=["sgd", "adamw"],
+)
+def test_rates_are_those_of_the_papers_table(
+    optimizer: dict[str, Any], expected: dict[str, float]
+) -> None:
+    """Four times as wide, table 3: input weights and biases, hidden weights, output weights."""
+    run = opened(4 * BASE, optimizer)
+    names = {id(parameter): name for name, parameter in run._model.named_parameters()}
+    rates, decays = {}, {}
+    for group in run._stepper.optimizer.param_groups:
+        for parameter in group["params"]:
+            rates[names[id(parameter)]] = group["initial_lr"] / optimizer["learning_rate"]
+            decays[names[id(parameter)]] = group["initial_lr"] * group["weight_decay"]
+    for name, factor in expected.items():
+        assert rates[name] == pytest.approx(factor), name
+    assert rates["4.bias"] == 1.0
+    weights = {decay for name, decay in decays.items() if name.endswith("weight")}
+    assert max(weights) == pytest.approx(min(weights)) == optimizer["learning_rate"] * 0.01
+
+
+def test_output_layers_begin_small_and_nothing_else_differs() -> None:
+    plain, scaled = opened(4 * BASE, ADAMW, None), opened(4 * BASE, ADAMW)
+    ratios = {
+        name: (after / before).mean().item()
+        for (name, before), (_, after) in zip(
+            plain._model.named_parameters(), scaled._model.named_parameters(), strict=True
+        )
+    }
+    expected = {name: 0.5 if name == "4.weight" else 1.0 for name in ratios}
+    assert ratios == pytest.approx(expected)
+    same_width = opened(BASE, ADAMW)
+    assert same_width.train() == opened(BASE, ADAMW, None).train()
+
+
+def test_frozen_and_thawed_at_every_step() -> None:
+    straight = opened(64, ADAMW)
+    frozen = straight.freeze()
+    for _ in range(4):
+        run = opened(64, ADAMW)
+        run.thaw(frozen)
+        assert run.train() == straight.train()
+        frozen = run.freeze()
+        assert same(frozen, straight.freeze())
+
+
+class Embedded(nn.Module):
+    """A table, a convolution and a readout."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, width)
+        self.convolution = nn.Conv1d(width, 2 * width, 3)
+        self.readout = nn.Linear(2 * width, 7, bias=False)
+
+
+def test_growth_of_tables_and_kernels() -> None:
+    found = growth(Embedded(24), Embedded(8))
+    assert {name: (g.inputs, g.outputs) for name, g in found.items()} == {
+        "table.weight": (1.0, 3.0),
+        "convolution.weight": (3.0, 3.0),
+        "convolution.bias": (1.0, 3.0),
+        "readout.weight": (3.0, 1.0),
+    }
+
+
+def test_what_cannot_carry_over_says_so() -> None:
+    with pytest.raises(TaskError, match="'muon' normalises whole tensors"):
+        opened(64, {"name": "muon"})
+    deeper = nn.Sequential(*network({"width": 8}), nn.Linear(2, 2))
+    with pytest.raises(TaskError, match=r"'5\.weight' is missing in it"):
+        growth(deeper, network({"width": 8}))
+    with pytest.raises(TaskError, match="neither pretrained weights nor an adapter"):
+        opened(64, SGD, pretrained=lambda architecture: network(architecture).state_dict())
