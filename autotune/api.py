@@ -46,6 +46,7 @@ def tune(
     utility: Utility | Mapping[str, float] | None = None,
     warm_start: Earlier | Sequence[Earlier] = (),
     holdout: Holdout | Mapping[str, float] | None = None,
+    checkpoint_url: str | None = None,
     progress: bool = True,
     listeners: Sequence[Listener] = (),
 ) -> Result:
@@ -89,6 +90,10 @@ def tune(
             through Thresholdout, as ``{"threshold": 0.04, "noise": 0.01, "budget": 1000}``, any
             subset (`autotune.plugins.search.Holdout`). The task must report each curve objective
             on training samples too: ``TorchTask(training_metrics=True)``.
+        checkpoint_url: of storage that all workers reach, where a folder for the study's
+            checkpoints is made: ``s3://bucket/folder`` (with the package that fsspec names for
+            it), ``file:///shared/folder``. None: in the study's folder; workers on machines that
+            do not see that hand their checkpoints over.
         progress: show progress on standard error.
         listeners: called as ``listener(trials, event)`` with every event once it is recorded.
 
@@ -112,6 +117,7 @@ def tune(
         priced=priced,
         warm_start=as_earlier(warm_start, folder),
         holdout=as_holdout(holdout),
+        checkpoint_url=checkpoint_url,
         first=tuple(first),
         search=dict(search or {}),
         executor=executor,
@@ -295,6 +301,7 @@ def _execution(
         seed=header.seed,
         objective=header.context().objective.name,
         options={key: value for key, value in chosen.items() if key != "name"},
+        checkpoint_url=header.checkpoint_url,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import platform
 import re
+import secrets
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ import torch
 from autotune import record
 from autotune.decide import build_search
 from autotune.decide.automatic import chosen_policy
+from autotune.execute.remote_store import open_store
+from autotune.execute.store import StoreError
 from autotune.execute.task_address import as_task, load_task
 from autotune.header import SEARCH_DEFAULTS, Header, StudyError, differences, unstarted
 from autotune.plugins import ModelInfo, PluginError, Schedule
@@ -71,6 +74,8 @@ class Plan:
         priced: what the user calls the units that it is worth; None if it is none.
         warm_start: earlier studies to begin from.
         holdout: of the reusable hold-out; None for none.
+        checkpoint_url: of storage in which the study gets a folder for its checkpoints; None:
+            in the study's own folder.
     """
 
     task: Any
@@ -92,6 +97,7 @@ class Plan:
     priced: Literal["epoch", "step"] | None = None
     warm_start: tuple[StudyView | Result, ...] = ()
     holdout: Holdout | None = None
+    checkpoint_url: str | None = None
 
 
 def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, Header, Task]:
@@ -113,9 +119,15 @@ def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, H
         raise StudyError(_taken(folder / plan.name))
     task = _task(plan.task)
     header = _header(plan, task)
+    if plan.checkpoint_url is not None:
+        _check_storage(folder, plan.checkpoint_url)
     log = _claim(folder, plan.name, exact_name)
     try:
         header = replace(header, name=log.folder.name)
+        if plan.checkpoint_url is not None:
+            # its own, whatever other studies of that name, here or elsewhere, keep there
+            place = f"{plan.checkpoint_url.rstrip('/')}/{header.name}-{secrets.token_hex(4)}"
+            header = replace(header, checkpoint_url=place)
         (log.folder / "study.yaml").write_text(header.study_file(), encoding="utf-8")
         log.set_meta("header", header.to_plain())
         log.back_up()
@@ -332,6 +344,13 @@ def check_budget(budget: Budget) -> None:
         raise StudyError(f"budget: {budget.seconds!r} seconds; expected more than 0")
     if budget.units is budget.trials is budget.seconds is None:
         raise StudyError("budget: expected at least one of epochs (or steps), trials and minutes")
+
+
+def _check_storage(folder: Path, url: str) -> None:
+    try:
+        open_store(folder, url)
+    except StoreError as error:
+        raise StudyError(f"checkpoint_url: {error}") from error
 
 
 def check_count(name: str, value: Any) -> None:

@@ -240,6 +240,7 @@ def plan_of(path: Path, folder: Path = Path(FOLDER)) -> Any:
         priced=priced,
         warm_start=as_earlier(described.warm_start, folder),
         holdout=as_holdout(described.holdout),
+        checkpoint_url=described.checkpoint_url,
     )
 
 
@@ -270,9 +271,9 @@ def _conclude(result: Result) -> int:
     print_summary(view)
     write(view, result.report)
     where = "" if str(view.folder.parent) == FOLDER else f" --folder {view.folder.parent}"
-    print(f"\ncheckpoints  {view.folder / 'checkpoints'}")
+    print(f"\ncheckpoints  {view.checkpoints}")
     if result.best is not None:
-        print(f"the best one {view.folder / 'checkpoints' / result.best.checkpoint}")
+        print(f"the best one {view.checkpoints}/{result.best.checkpoint}")
     print(f"report       {result.report}")
     print(f"next         autotune best|pareto|export --study {view.folder.name}{where}")
     sys.stdout.flush()
@@ -439,7 +440,7 @@ def show_best(arguments: argparse.Namespace) -> int:
     if result.test is None:
         print("  the test split is looked at when the search has stopped")
     print_renderable(configuration_table(best), Console())
-    print(f"checkpoint {view.folder / 'checkpoints' / best.checkpoint}")
+    print(f"checkpoint {view.checkpoints}/{best.checkpoint}")
     return 0
 
 

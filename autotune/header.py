@@ -60,6 +60,7 @@ class Header:
         earlier: what earlier studies bring, fitted to this one's space.
         holdout: of the reusable hold-out; None without one.
         derived: as `SearchContext.derived`.
+        checkpoint_url: of the folder of its checkpoints; None: ``checkpoints/`` in its own.
         warm: training configurations from there, tried after the default and the user's own.
     """
 
@@ -91,6 +92,7 @@ class Header:
     holdout: Holdout | None = None
     policy_reason: str = ""
     derived: Mapping[str, Configuration] = field(default_factory=dict)
+    checkpoint_url: str | None = None
 
     def context(self, events: Iterable[Event] = ()) -> SearchContext:
         """What the deciding parts are told at the start, or by the end of `events`."""
@@ -163,6 +165,8 @@ class Header:
             **({"warm_start": [one.name for one in self.earlier]} if self.earlier else {}),
             "search": {part: dict(chosen) for part, chosen in self.search.items()},
             "executor": {**self.executor, "workers": self.workers, "device": self.device},
+            # of which the study's own folder is the last part
+            **({"checkpoint_url": url.rpartition("/")[0]} if (url := self.checkpoint_url) else {}),
         }
         missing = f"# The task, {self.task_name}, was handed over as an object: name one here.\n"
         return (missing if self.task is None else "") + dump(described)

@@ -72,7 +72,7 @@ class Point:
                 f"the task of study {view.name!r} was handed over as an object, which is not "
                 f"kept: pass it, as in load_model(task=task)"
             )
-        model = _model(view.folder, given, self)
+        model = _model(view, given, self)
         if model is None:
             raise StudyError(
                 f"the task of study {view.name!r} ({view.header.task_name}) keeps no torch model "
@@ -81,15 +81,15 @@ class Point:
         return model
 
 
-def _model(folder: Path, task: Any, point: Point) -> nn.Module | None:
-    from autotune.execute.store import CheckpointStore
+def _model(view: StudyView, task: Any, point: Point) -> nn.Module | None:
+    from autotune.execute.remote_store import open_store
     from autotune.execute.task_address import as_task, load_task
     from autotune.execute.worker import random_state_kept
     from autotune.train.task import RunContext
 
-    content = CheckpointStore(folder / "checkpoints").load(point.checkpoint)
+    content = open_store(view.folder, view.header.checkpoint_url).load(point.checkpoint)
     opened = load_task(task) if isinstance(task, str) else as_task(task)
-    context = RunContext(content["seed"], content["horizon"], "cpu", folder)
+    context = RunContext(content["seed"], content["horizon"], "cpu", view.folder)
     with random_state_kept("cpu"):  # thawing puts a trial's generators in place of the user's
         run = opened.open(point.training, context)
         run.thaw(content["state"])
@@ -234,6 +234,11 @@ class StudyView:
     def result(self) -> Result:
         """What came out, so far or for good."""
         return Result(self, points_of(self))
+
+    @property
+    def checkpoints(self) -> str:
+        """The folder, or the URL, where its checkpoints are."""
+        return self.header.checkpoint_url or str(self.folder / "checkpoints")
 
     @property
     def finished(self) -> bool:

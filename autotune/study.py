@@ -19,7 +19,7 @@ import numpy as np
 from autotune.decide.final import best_run
 from autotune.decide.holdout import Guard
 from autotune.execute.environment import single_threaded
-from autotune.execute.store import CheckpointStore
+from autotune.execute.remote_store import open_store
 from autotune.header import Header, StudyError
 from autotune.plugins.execution import (
     Broken,
@@ -121,7 +121,7 @@ class Driver:
         self.trials: Trials = search.trials
         self._needless: set[str] = set()
         self.guard = Guard(search.context) if search.context.holdout is not None else None
-        self.store = CheckpointStore(record.folder / "checkpoints")
+        self.store = open_store(record.folder, execution.checkpoint_url)
         self.running: dict[int, _Running] = {}
         self.held: _Running | None = None
         self.losses: dict[Any, int] = {}

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from autotune.execute.store import CheckpointStore
+from autotune.execute.remote_store import StudyStore
 from autotune.plugins.execution import Job
 
 PRETRAINED = "pretrained"
@@ -20,10 +20,10 @@ class Handover:
 
     Args:
         folder: the study's.
-        store: where checkpoints are kept for good.
+        store: where checkpoints are kept for good; None: where workers write themselves.
     """
 
-    def __init__(self, folder: Path, store: CheckpointStore) -> None:
+    def __init__(self, folder: Path, store: StudyStore | None) -> None:
         self._folder = folder
         self._store = store
 
@@ -35,7 +35,7 @@ class Handover:
             StoreError: the checkpoint cannot be read.
         """
         files: dict[str, bytes] = {}
-        if job.checkpoint is not None and not warm:
+        if self._store is not None and job.checkpoint is not None and not warm:
             files[job.checkpoint] = self._store.get(job.checkpoint)
         for path in (self._folder / PRETRAINED).rglob("*.safetensors"):
             name = str(path.relative_to(self._folder))
@@ -54,6 +54,7 @@ class Handover:
         """
         for name, data in files.items():
             if "/" not in name:
+                assert self._store is not None
                 self._store.put(name, data)
             elif not self._keep_pretrained(name, data):
                 return name

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from autotune.execute.environment import threads_for
 from autotune.execute.messages import FrameReader, frame, from_plain, to_plain
 from autotune.execute.opening import address_or_parcel, check_options, opening, refusal
-from autotune.execute.store import CheckpointStore
+from autotune.execute.remote_store import open_store
 from autotune.plugins import PluginError
 from autotune.plugins.execution import (
     Broken,
@@ -163,7 +163,7 @@ class Local(Executor):
         self._context = context
         self._threads = int(context.options.get("threads", threads_for(context.workers)))
         self._address, (self._task, _) = address_or_parcel(context.task)
-        CheckpointStore(context.folder / "checkpoints").prepare()
+        open_store(context.folder, context.checkpoint_url).prepare()
         (context.folder / "logs").mkdir(parents=True, exist_ok=True)
         self._selector = selectors.DefaultSelector()
         try:

@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from autotune.execute.store import CheckpointStore, Store
+from autotune.execute.remote_store import open_store
+from autotune.execute.store import Store
 from autotune.execute.task_address import load_task
 from autotune.execute.task_transfer import Block, dump, load
 from autotune.execute.worker import JobRunner, resolve_device
 from autotune.plugins import PluginError
 from autotune.plugins.execution import ExecutionContext, Executor
 from autotune.train import TaskError
+from autotune.train.team import join
 
 Parcel = tuple[bytes, list[Block]]
 """A task by value: pickled, and the blocks of its data that are kept apart."""
@@ -33,6 +35,7 @@ class Opening:
         device: as in `ExecutionContext`.
         objective: as in `ExecutionContext`.
         threads: of torch.
+        checkpoint_url: as in `ExecutionContext`.
     """
 
     worker: int
@@ -42,6 +45,7 @@ class Opening:
     device: str
     objective: str | None
     threads: int
+    checkpoint_url: str | None
 
     def runner(
         self,
@@ -50,14 +54,16 @@ class Opening:
         granted: Callable[[int], int],
         store: Store | None = None,
         folder: Path | None = None,
+        team: tuple[int, int, Any] | None = None,
     ) -> JobRunner:
         """The worker's job runner.
 
         Args:
             task: by value, unless there is an address.
             interrupted, granted: as in `JobRunner`.
-            store: for checkpoints (None: the study's folder).
+            store: for checkpoints (None: the study's).
             folder: for pretrained weights (None: the study's).
+            team: rank, size and meeting place of workers that train each trial together.
 
         Raises:
             TaskError: the task cannot be imported here, or there is no such device.
@@ -70,14 +76,17 @@ class Opening:
             verify([(kind, name, dist, version) for kind, name, dist, version in self.plugins])
         opened = load(*task) if self.address is None else load_task(self.address)
         home = Path(self.folder)
+        rank, size = (0, 1) if team is None else team[:2]
+        device = resolve_device(self.device, self.worker * size + rank)
         return JobRunner(
             opened,
-            store or CheckpointStore(home / "checkpoints"),
-            resolve_device(self.device, self.worker),
+            store or open_store(home, self.checkpoint_url),
+            device,
             folder or home,
             self.objective,
             interrupted,
             granted,
+            team=None if team is None else join(rank, size, device, team[2]),
         )
 
 
@@ -108,6 +117,7 @@ def opening(context: ExecutionContext, worker: int, address: str | None, threads
         device=context.device,
         objective=context.objective,
         threads=threads,
+        checkpoint_url=context.checkpoint_url,
     )
 
 

@@ -12,7 +12,6 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,9 +20,10 @@ from autotune.execute.environment import threads_for
 from autotune.execute.handover import Handover
 from autotune.execute.messages import from_plain, to_plain
 from autotune.execute.opening import address_or_parcel, check_options, opening, refusal
-from autotune.execute.ray_cluster import connect, import_ray, share_of_worker
-from autotune.execute.ray_worker import RayWorker
-from autotune.execute.store import CheckpointStore, StoreError
+from autotune.execute.ray_cluster import connect, import_ray, share_of_actor
+from autotune.execute.ray_handle import Handle
+from autotune.execute.remote_store import open_store
+from autotune.execute.store import StoreError
 from autotune.plugins import PluginError
 from autotune.plugins.execution import (
     Broken,
@@ -42,26 +42,10 @@ _STARTS = 3
 _PAUSE = 30.0
 """Seconds before such a worker is tried again, while others work."""
 
+_GRACE = 10.0
+"""Seconds in which the others of a team must end once one has."""
+
 _log = logging.getLogger(__name__)
-
-
-class _Worker:
-    """The driver's side of one actor."""
-
-    def __init__(self, number: int, actor: Any, opening: Any, deadline: float) -> None:
-        self.number = number
-        self.actor = actor
-        self.opening = opening
-        self.deadline = deadline
-        self.ready = False
-        self.shared = True
-        self.process = 0
-        self.node = ""
-        self.job: Job | None = None
-        self.reports: Any = None
-        self.holds: dict[type, tuple[int, str | None] | None] = {}
-        self.used = 0
-        self.files: set[str] = set()
 
 
 class Ray(Executor):
@@ -69,10 +53,12 @@ class Ray(Executor):
 
     Options: ``address`` (of a running cluster; default: one is started on this machine and
     stopped at the end), ``num_cpus`` and ``num_gpus`` (of each worker; fractions share a
-    device), ``min_workers`` (the study begins when so many are up; the others join when nodes
-    with room for them do; default: all), ``threads`` (of torch in each worker),
-    ``shared_folder`` (whether workers see the study's folder; default: found out),
-    ``start_seconds`` (how long the cluster may be without any worker that is up; default 300).
+    device), ``team`` (actors of each worker, which train a trial together, each on its part of
+    every batch and with resources of its own; default 1), ``min_workers`` (the study begins when
+    so many are up; the others join when nodes with room for them do; default: all), ``threads``
+    (of torch in each actor), ``shared_folder`` (whether workers see the study's folder; default:
+    found out), ``start_seconds`` (how long the cluster may be without any worker that is up;
+    default 300).
 
     A worker whose node leaves is started again where there is room, or waits for a node.
     """
@@ -84,6 +70,7 @@ class Ray(Executor):
         "address",
         "num_cpus",
         "num_gpus",
+        "team",
         "min_workers",
         "threads",
         "shared_folder",
@@ -92,7 +79,7 @@ class Ray(Executor):
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
         super().__init__(configuration)
-        self._workers: list[_Worker] = []
+        self._workers: list[Handle] = []
         self._pending: list[Report] = []
         self._started = False
         self._begun = False
@@ -109,19 +96,22 @@ class Ray(Executor):
             PluginError: no cluster, no room in it, or a worker lacks a plugin.
         """
         check_options(type(self), context)
-        at_once = _at_once(context)
+        at_once = _count(context, "min_workers", context.workers, context.workers)
+        self._team = _count(context, "team", 1)
         self._context = context
-        self._store = CheckpointStore(Path(context.folder) / "checkpoints")
-        self._store.prepare()
-        self._handover = Handover(Path(context.folder), self._store)
+        store = open_store(Path(context.folder), context.checkpoint_url)
+        store.prepare()
+        # checkpoints that every worker reaches are not handed over
+        handed = None if context.checkpoint_url else store
+        self._handover = Handover(Path(context.folder), handed)
         (Path(context.folder) / "logs").mkdir(parents=True, exist_ok=True)
         self._ray = import_ray()
         self._address, task = address_or_parcel(context.task, apart=True)
         try:
             self._started = connect(self._ray, context.options.get("address"))
-            self._request = share_of_worker(self._ray, context, at_once)
+            self._request = share_of_actor(self._ray, context, at_once * self._team)
             whole = max(1, int(self._request["num_cpus"]))
-            own = threads_for(context.workers) if self._started else whole
+            own = threads_for(context.workers * self._team) if self._started else whole
             self._threads = int(context.options.get("threads", own))
             # one copy on each node that has workers, which share it
             self._task_reference = self._ray.put(task)
@@ -138,12 +128,12 @@ class Ray(Executor):
     @property
     def free(self) -> int:
         """Workers that are ready and idle."""
-        return sum(worker.ready and worker.job is None for worker in self._workers)
+        return sum(worker.free for worker in self._workers)
 
     def submit(self, job: Job) -> str:
         """Hand the job to the free worker that holds its checkpoint, else to the one that was
         used longest ago."""
-        free = [worker for worker in self._workers if worker.ready and worker.job is None]
+        free = [worker for worker in self._workers if worker.free]
         if not free:
             raise RuntimeError("submit() needs a free worker")
         wanted = (job.trial, job.checkpoint)
@@ -162,9 +152,7 @@ class Ray(Executor):
                 step = job.start if isinstance(job, TrainJob) else job.step
                 self._pending.append(Broken(job.identifier, step, "checkpoint", str(error)))
                 return called
-        worker.reports = worker.actor.run.options(num_returns="streaming").remote(
-            to_plain(job), files
-        )
+        worker.run(to_plain(job), files)
         return called
 
     def poll(self, timeout: float) -> list[Report]:
@@ -182,29 +170,26 @@ class Ray(Executor):
         """Ask the segments in flight to freeze after the unit they are in."""
         for worker in self._workers:
             if worker.job is not None:
-                worker.actor.interrupt.options(concurrency_group="control").remote(
-                    worker.job.identifier
-                )
+                worker.tell("interrupt", worker.job.identifier)
 
     def revoke(self, identifier: int) -> None:
-        """Kill the job's actor, and start another."""
+        """Kill the job's actors, and start others."""
         self._pending = [r for r in self._pending if r.identifier != identifier]
         for worker in list(self._workers):
             if worker.job is not None and worker.job.identifier == identifier:
                 worker.job = None
-                self._give_up(worker, "")
+                self._bury(worker, "")
 
     def grant(self, identifier: int, room: int) -> None:
         """Tell the actor that waits for it."""
         for worker in self._workers:
             if worker.job is not None and worker.job.identifier == identifier:
-                worker.actor.grant.options(concurrency_group="control").remote(identifier, room)
+                worker.tell("grant", identifier, room)
 
     def close(self) -> None:
         """Stop the actors, and the cluster if it was started here."""
         for worker in self._workers:
-            with suppress(Exception):  # a cluster that has gone cannot be told so
-                self._ray.kill(worker.actor, no_restart=True)
+            worker.kill()
         self._workers = []
         self._pending = []
         if self._marker is not None:
@@ -231,27 +216,24 @@ class Ray(Executor):
         self._token = token
 
     def _start(self, number: int) -> None:
-        remote = self._ray.remote(
-            max_restarts=0, concurrency_groups={"control": 1}, **self._request
-        )(RayWorker)
-        actor = remote.remote()
+        worker = Handle(self._ray, number, self._request, self._team)
+        self._workers.append(worker)
         orders = asdict(opening(self._context, number, self._address, self._threads))
         marker = (str(self._marker), self._token) if self._marker is not None else None
-        answer = actor.open.remote(orders, self._task_reference, sys.path, marker)
-        wait = float(self._context.options.get("start_seconds", 300))
-        self._workers.append(_Worker(number, actor, answer, time.monotonic() + wait))
+        seconds = float(self._context.options.get("start_seconds", 300))
+        worker.open(seconds, orders, self._task_reference, sys.path, marker)
 
-    def _opened(self, worker: _Worker, answer: dict[str, Any]) -> None:
+    def _opened(self, worker: Handle, source: Any, answer: dict[str, Any]) -> None:
         if answer["type"] == "refused":
             called = f"Ray worker {worker.number} on {answer['node']}"
             error = refusal(answer["error"], answer["message"], called)
             if not self._begun:
                 raise error
             # a node that joined later is not as the others are: the study goes on without it
-            self._give_up(worker, str(error))
+            self._bury(worker, str(error))
             return
-        worker.ready, worker.shared = True, answer["shared"]
-        worker.process, worker.node = answer["process"], answer["node"]
+        if not worker.answered(source, answer):
+            return
         self._failed_starts.pop(worker.number, None)
         if self._context.options.get("shared_folder") is True and not worker.shared:
             raise PluginError(
@@ -259,13 +241,10 @@ class Ray(Executor):
                 f"{worker.node} does not see {self._context.folder}"
             )
 
-    def _give_up(self, worker: _Worker, why: str) -> None:
-        self._ray.kill(worker.actor, no_restart=True)
-        self._bury(worker, why)
-
-    def _bury(self, worker: _Worker, message: str) -> None:
-        """Report the job of a dead actor lost, and start another in its place."""
+    def _bury(self, worker: Handle, message: str) -> None:
+        """End what lives on of a worker, report its job lost, and start another in its place."""
         self._workers.remove(worker)
+        worker.kill()
         text = " ".join(message.split())[:500]
         if worker.job is not None:
             lost = (
@@ -292,14 +271,10 @@ class Ray(Executor):
         """Take in what has arrived, waiting up to `timeout` seconds for something to."""
         end = time.monotonic() + timeout
         while True:
-            waiting = {}
+            waiting: dict[Any, Handle] = {}
             for worker in self._workers:
-                if not worker.ready:
-                    waiting[worker.opening] = worker
-                elif worker.job is not None:
-                    waiting[worker.reports] = worker
-            due = min(self._later.values(), default=math.inf)
-            left = max(0.0, min(end, due) - time.monotonic())
+                waiting |= dict.fromkeys(worker.awaited, worker)
+            left = max(0.0, min(end, self._next_deadline()) - time.monotonic())
             ready: list[Any] = []
             if waiting:
                 ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=left)
@@ -312,10 +287,14 @@ class Ray(Executor):
                 return
             end = 0.0
 
-    def _take(self, worker: _Worker, source: Any) -> None:
+    def _take(self, worker: Handle, source: Any) -> None:
         try:
             if not worker.ready:
-                self._opened(worker, self._ray.get(source))
+                self._opened(worker, source, self._ray.get(source))
+                return
+            if worker.follows(source):
+                worker.followed(source, self._ray.get(source))
+                self._expect_end(worker)
                 return
             message, files = self._ray.get(next(source))
         except self._ray.exceptions.RayActorError as error:
@@ -323,7 +302,7 @@ class Ray(Executor):
             return
         except (self._ray.exceptions.RayError, StopIteration) as error:
             # nothing of the task's gets here: the actor itself, or its node, is at fault
-            self._give_up(worker, f"{type(error).__name__}: {error}")
+            self._bury(worker, f"{type(error).__name__}: {error}")
             return
         report = from_plain(message)
         if isinstance(report, Done | Broken):
@@ -336,10 +315,11 @@ class Ray(Executor):
                 report = kept
             held = isinstance(report, Done)
             worker.holds[kind] = (job.trial, report.checkpoint or job.checkpoint) if held else None
-            worker.job = worker.reports = None
+            worker.job = None
+            self._expect_end(worker)
         self._pending.append(report)
 
-    def _keep(self, worker: _Worker, done: Done, files: Mapping[str, bytes]) -> Report | None:
+    def _keep(self, worker: Handle, done: Done, files: Mapping[str, bytes]) -> Report | None:
         """Keep what a worker made elsewhere: only then is the job done. None if the worker had
         to be given up."""
         try:
@@ -347,9 +327,21 @@ class Ray(Executor):
         except StoreError as error:
             return Broken(done.identifier, done.step, "disk", str(error))
         if other is not None:
-            self._give_up(worker, f"another worker had made {other} first")
+            self._bury(worker, f"another worker had made {other} first")
             return None
         return done
+
+    def _next_deadline(self) -> float:
+        ends = (worker.overdue for worker in self._workers)
+        return min((*ends, *self._later.values()), default=math.inf)
+
+    def _expect_end(self, worker: Handle) -> None:
+        """Where one of a team has ended, or broken, the others do so now or wait for it for
+        ever."""
+        if worker.free:
+            worker.overdue = math.inf
+        elif worker.job is None or worker.failed is not None:
+            worker.overdue = min(worker.overdue, time.monotonic() + _GRACE)
 
     def _check_deadlines(self) -> None:
         """Give up on a cluster that brings no worker up; try again what did not start."""
@@ -361,17 +353,21 @@ class Ray(Executor):
                     f"executor ray: worker {worker.number} did not come up in time; it asks for "
                     f"{self._request}, available now: {self._ray.available_resources()}"
                 )
+            if now > worker.overdue:
+                if worker.job is not None:
+                    assert worker.failed is not None
+                    self._pending.append(from_plain(worker.failed))
+                    worker.job = None
+                self._bury(worker, "its team fell apart")
         for number in [number for number, due in self._later.items() if now >= due]:
             del self._later[number]
             self._start(number)
 
 
-def _at_once(context: ExecutionContext) -> int:
-    """How many workers must be up for the study to begin."""
-    wanted = context.options.get("min_workers", context.workers)
-    if type(wanted) is not int or not 1 <= wanted <= context.workers:
-        raise PluginError(
-            f"executor ray: min_workers is {wanted!r}; expected a whole number from 1 to workers "
-            f"({context.workers})"
-        )
+def _count(context: ExecutionContext, option: str, default: int, most: int | None = None) -> int:
+    """An option that is a whole number from 1 on."""
+    wanted = context.options.get(option, default)
+    if type(wanted) is not int or wanted < 1 or (most is not None and wanted > most):
+        limits = "from 1 on" if most is None else f"from 1 to workers ({most})"
+        raise PluginError(f"executor ray: {option} is {wanted!r}; expected a whole number {limits}")
     return wanted

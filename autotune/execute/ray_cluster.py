@@ -59,8 +59,8 @@ def connect(ray: Any, address: str | None) -> bool:
     return True
 
 
-def share_of_worker(ray: Any, context: ExecutionContext, at_once: int) -> dict[str, float]:
-    """What each actor asks for.
+def share_of_actor(ray: Any, context: ExecutionContext, at_once: int) -> dict[str, float]:
+    """What each actor asks for; a worker is one, or a team of them.
 
     Args:
         at_once: how many actors must find room in the cluster as it is.
@@ -79,7 +79,7 @@ def share_of_worker(ray: Any, context: ExecutionContext, at_once: int) -> dict[s
     for key, kind, there in (("num_cpus", "CPU", cpus), ("num_gpus", "GPU", gpus)):
         if request[key] * at_once > there + 1e-6:
             raise PluginError(
-                f"executor ray: {at_once} workers with {key} {request[key]:g} need "
+                f"executor ray: {at_once} actors with {key} {request[key]:g} need "
                 f"{request[key] * at_once:g} {kind}s; the cluster has {there:g}"
             )
     return request

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.distributed import TCPStore
+
 from autotune.execute.handover import PRETRAINED
 from autotune.execute.messages import Grants, from_plain, to_plain
 from autotune.execute.opening import Opening, Parcel
@@ -48,9 +50,25 @@ class RayWorker:
         self._handed: _HandedStore | None = None
         self._folder: Path | None = None
         self._known: set[str] = set()
+        self._meeting: TCPStore | None = None
+
+    def meet(self, size: int) -> tuple[str, int]:
+        """Offer a place where the actors of a team find each other; its address."""
+        import ray
+
+        host = ray.util.get_node_ip_address()
+        self._meeting = TCPStore(host, 0, size, is_master=True, wait_for_workers=False)
+        return host, self._meeting.port
 
     def open(
-        self, orders: dict[str, Any], task: Parcel, path: list[str], marker: tuple[str, str] | None
+        self,
+        orders: dict[str, Any],
+        task: Parcel,
+        path: list[str],
+        marker: tuple[str, str] | None,
+        rank: int,
+        size: int,
+        meeting: tuple[str, int] | None,
     ) -> dict[str, Any]:
         """Import the task.
 
@@ -60,24 +78,32 @@ class RayWorker:
             path: the driver's import path; what exists here is made importable.
             marker: a file in the study's folder and its content, by which a worker knows that
                 it sees that folder; None: take it as unseen.
+            rank, size: of the actor in its team.
+            meeting: what `meet` of rank 0 said; None without a team.
         """
         sys.path += [place for place in path if place not in sys.path and os.path.isdir(place)]
         try:
             opening = Opening(**orders)
             if marker is not None and _reads(*marker):
-                log = Path(opening.folder) / "logs" / f"worker-{opening.worker}.log"
+                member = f"-{rank}" if rank else ""
+                log = Path(opening.folder) / "logs" / f"worker-{opening.worker}{member}.log"
                 with log.open("ab") as output:
                     os.dup2(output.fileno(), 1)
                     os.dup2(output.fileno(), 2)
             else:
-                self._handed = _HandedStore()
+                if opening.checkpoint_url is None:
+                    self._handed = _HandedStore()
                 self._folder = Path(tempfile.mkdtemp(prefix="autotune-"))
+            place = None
+            if meeting is not None:
+                place = self._meeting or TCPStore(*meeting, size, is_master=False)
             self._runner = opening.runner(
                 task,
                 self._interrupted.__contains__,
                 self._grants.wait,
                 self._handed,
                 self._folder,
+                None if place is None else (rank, size, place),
             )
         except (Exception, SystemExit) as error:
             traceback.print_exc()
@@ -89,7 +115,7 @@ class RayWorker:
             }
         return {
             "type": "ready",
-            "shared": self._handed is None,
+            "shared": self._folder is None,
             "process": os.getpid(),
             "node": socket.gethostname(),
         }
@@ -107,14 +133,20 @@ class RayWorker:
         job = from_plain(message)
         if self._handed is not None:
             self._handed.given = {n: data for n, data in files.items() if "/" not in n}
-            self._receive({n: data for n, data in files.items() if "/" in n})
+        self._receive({n: data for n, data in files.items() if "/" in n})
         for report in self._runner.run(job):
             made: dict[str, bytes] = {}
-            if self._handed is not None and isinstance(report, Done):
-                made = {**self._handed.made, **self._new_files()}
-                self._handed.made = {}
+            if self._folder is not None and isinstance(report, Done):
+                made = self._new_files()
+                if self._handed is not None:
+                    made, self._handed.made = {**self._handed.made, **made}, {}
             yield to_plain(report), made
         self._interrupted.discard(job.identifier)
+
+    def follow(self, message: dict[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
+        """Train as another of the team, which reports for both; how it ended here."""
+        *_, (end, _) = self.run(message, files)
+        return end
 
     def interrupt(self, identifier: int) -> None:
         """Have a job freeze after the unit it is in. Runs beside `run`."""
@@ -125,7 +157,8 @@ class RayWorker:
         self._grants.give(identifier, room)
 
     def _receive(self, files: Mapping[str, bytes]) -> None:
-        assert self._folder is not None
+        if self._folder is None:  # another of the team does not see the study's
+            return
         for name, data in files.items():
             path = self._folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,7 @@ from autotune.plugins.execution import (
 )
 from autotune.train.generators import seed_all
 from autotune.train.task import NotFinite, Run, RunContext, Task, TaskError
+from autotune.train.team import Team
 
 FORMAT = 1
 """Of a checkpoint's outer dict: format, trial, step, configuration, seed, horizon,
@@ -74,6 +75,8 @@ class JobRunner:
         interrupted: whether the job of this identifier was asked to freeze; polled after each
             unit.
         granted: waits for the answer to a job's `Oversize`, and returns its new room.
+        team: the workers that train each trial together, which are all given the same jobs but
+            evaluations, which are rank 0's; None: this one trains alone.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class JobRunner:
         objective: str | None = None,
         interrupted: Callable[[int], bool] = lambda identifier: False,
         granted: Callable[[int], int] | None = None,
+        team: Team | None = None,
     ) -> None:
         self._task = task
         self._store = store
@@ -93,7 +97,8 @@ class JobRunner:
         self._objective = objective
         self._interrupted = interrupted
         self._granted = granted
-        self._environment = environment(device)
+        self._team = team
+        self._environment = environment(device) | ({"team": team.size} if team else {})
         self._warm: _Held | None = None
         self._evaluated: _Held | None = None
         self._step = 0
@@ -132,7 +137,10 @@ class JobRunner:
     def _train(self, job: TrainJob) -> Iterator[Report]:
         begun = time.perf_counter()
         held, self._warm = self._warm, None
-        if held and (held.trial, held.checkpoint) == (job.trial, job.checkpoint):
+        warm = held is not None and (held.trial, held.checkpoint) == (job.trial, job.checkpoint)
+        if self._team:  # one may have given its run up to an evaluation
+            warm = not self._team.any(not warm)
+        if held and warm:
             run, exact = held.run, held.exact
         else:
             held = None
@@ -148,7 +156,8 @@ class JobRunner:
             metrics = self._finite(_numbers(metrics, "train"))
             self._step = run.step
             yield Unit(job.identifier, run.step, metrics, seconds)
-            if self._interrupted(job.identifier):
+            interrupted = self._interrupted(job.identifier)
+            if self._team.any(interrupted) if self._team else interrupted:
                 break
         static = _numbers(run.static(), "static") if job.start == 0 else {}
         stored = yield from self._frozen(job, run)
@@ -164,6 +173,20 @@ class JobRunner:
         )
 
     def _frozen(self, job: TrainJob, run: Run) -> Generator[Report, None, Stored]:
+        """The run's checkpoint, which rank 0 writes for its team."""
+        if self._team is None:
+            return (yield from self._saved(job, run))
+        stored: Stored | None = None
+        try:
+            if self._team.rank == 0:
+                stored = yield from self._saved(job, run)
+        finally:
+            stored = self._team.share(stored)
+        if stored is None:
+            raise StoreError("rank 0 of the team could not write the checkpoint")
+        return stored
+
+    def _saved(self, job: TrainJob, run: Run) -> Generator[Report, None, Stored]:
         """Write the run's checkpoint, once there is room for it."""
         content, room = self._content(job, run), job.room
         while True:
@@ -180,7 +203,8 @@ class JobRunner:
         begin, source = "thaw", job.trial
         if isinstance(job, TrainJob) and job.source is not None:
             begin, source = job.begin, job.source
-        context = RunContext(job.seed, job.horizon, self._device, self._folder)
+        team = self._team if isinstance(job, TrainJob) else None
+        context = RunContext(job.seed, job.horizon, self._device, self._folder, team)
         run = self._task.open(job.configuration, context)
         exact = True
         if checkpoint is not None:

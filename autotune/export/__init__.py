@@ -200,10 +200,11 @@ def _seed(view: StudyView, point: Point) -> int:
 
 def _threads(view: StudyView, point: Point) -> int | None:
     """Torch threads that the winner was trained with; None where its checkpoint is gone."""
-    from autotune.execute.store import CheckpointStore, StoreError
+    from autotune.execute.remote_store import open_store
+    from autotune.execute.store import StoreError
 
     try:
-        content = CheckpointStore(view.folder / "checkpoints").load(point.checkpoint)
+        content = open_store(view.folder, view.header.checkpoint_url).load(point.checkpoint)
     except StoreError:
         return None
     return int(content["environment"]["threads"])

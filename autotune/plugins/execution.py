@@ -161,6 +161,8 @@ class ExecutionContext:
             an error of the task; one where it is NaN or infinite ends the segment with the
             cause ``not_finite``. None: not checked.
         options: the executor's own options from the study file.
+        checkpoint_url: of the folder of the study's checkpoints, which every worker reaches;
+            None: in `folder`.
     """
 
     task: Any
@@ -171,6 +173,7 @@ class ExecutionContext:
     seed: int = 0
     objective: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint_url: str | None = None
 
 
 class Executor(Plugin, ABC):

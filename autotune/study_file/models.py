@@ -223,6 +223,11 @@ class StudyModel(_Model):
         [], description="Earlier studies to begin from: names, or paths of their folders."
     )
     executor: ExecutorEntry = "local"
+    checkpoint_url: Annotated[StrictStr, Field(pattern=r"^[a-z][a-z0-9+.-]*://.+$")] | None = Field(
+        None,
+        description="Storage that all workers reach, where a folder for the study's checkpoints "
+        "is made: s3://bucket/folder, file:///shared/folder. Default: in the study's folder.",
+    )
 
 
 EXPECTED: dict[str, str] = {
@@ -257,6 +262,7 @@ EXPECTED: dict[str, str] = {
     "search.policy": "a policy's name, or a mapping with name",
     "search.proposer": "a proposer's name, or a mapping with name",
     "search.forecaster": "a forecaster's name, or a mapping with name",
+    "checkpoint_url": "a URL such as s3://bucket/folder or file:///shared/folder",
     "executor": "an executor's name, or a mapping with name, workers and device",
     "executor.workers": "a whole number above 0",
     "executor.device": "cpu, cuda or auto",

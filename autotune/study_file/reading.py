@@ -55,6 +55,7 @@ class StudyFile:
         utility: as `autotune.asked.as_utility` reads it.
         warm_start: names or paths of earlier studies.
         holdout: as `autotune.asked.as_holdout` reads it.
+        checkpoint_url: of storage for checkpoints.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class StudyFile:
     utility: Mapping[str, float] | None = None
     warm_start: tuple[str, ...] = ()
     holdout: Mapping[str, float] | None = None
+    checkpoint_url: str | None = None
 
 
 def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None:
@@ -124,6 +126,7 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
         warm_start=(
             (model.warm_start,) if isinstance(model.warm_start, str) else tuple(model.warm_start)
         ),
+        checkpoint_url=model.checkpoint_url,
     )
 
 

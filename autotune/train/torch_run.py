@@ -24,6 +24,7 @@ from autotune.train.settings import read_settings
 from autotune.train.state import StateError, from_plain, to_plain
 from autotune.train.stepper import Parts, Stepper
 from autotune.train.task import NotFinite, Part, Run, RunContext, TaskError
+from autotune.train.team import Team
 from autotune.train.tensors import Spread, call, to_device
 from autotune.train.width_transfer import Growth, growth, shrink_outputs
 
@@ -137,6 +138,8 @@ class TorchRun(Run):
             if self._adapter:
                 self._adapter.load_state_dict(from_plain(state["adapter"]))
             thaw_model(self._model, state["model"], self._pretrained)
+            if self._context.team:  # where each has its own pretrained weights
+                self._take_over_model(self._context.team)
             load(state)
             self._feed.load_state_dict(from_plain(state["feed"]))
         self._generators.load_state_dict(from_plain(state["generators"]))
@@ -238,8 +241,11 @@ class TorchRun(Run):
         self._bases = base_names(model, self._pretrained)
         self._model = model.to(self._device)
         if self._context.team:
-            self._context.team.take_over([*model.parameters(), *model.buffers()])
+            self._take_over_model(self._context.team)
         self._stepper = Stepper(self._parts(), self._horizon_samples())
+
+    def _take_over_model(self, team: Team) -> None:
+        team.take_over([*self._model.parameters(), *self._model.buffers()])
 
     def _parts(self) -> Parts:
         task, configuration = self._task, self._configuration

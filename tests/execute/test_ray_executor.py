@@ -8,15 +8,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import execute_tasks
 import pytest
+import team_tasks
 from jobs import context, evaluate, finish, go_on, train, without_times
 
 from autotune.execute.local import Local
 from autotune.execute.ray import Ray
 from autotune.plugins import PluginError
-from autotune.plugins.execution import Done, Oversize, Unit, WorkerLost
+from autotune.plugins.execution import Done, Oversize, TrainJob, Unit, WorkerLost
 from autotune.train.task import TaskError
 
 pytestmark = pytest.mark.timeout(300)
@@ -45,9 +47,13 @@ def cluster():
 def ray_workers(cluster: Ray, tmp_path_factory: pytest.TempPathFactory):
     """Another executor on the same cluster."""
     for worker in cluster._workers:
-        cluster._ray.kill(worker.actor)
+        worker.kill()
     executor = Ray()
-    executor.open(context(execute_tasks.small, tmp_path_factory.mktemp("study"), workers=2))
+    folder, share = tmp_path_factory.mktemp("study"), {"num_cpus": 0.5}
+    url = f"local://{folder}/storage"
+    executor.open(
+        context(execute_tasks.small, folder, workers=2, options=share, checkpoint_url=url)
+    )
     yield executor
     executor.close()
     assert cluster._ray.is_initialized(), "a cluster that it did not start goes on"
@@ -179,6 +185,45 @@ def test_workers_without_the_folder_hand_their_checkpoints_over(
         assert done.size == oversize.size
     finally:
         executor.close()
+
+
+def team_job(trial: int, to: int, **bad: Any) -> TrainJob:
+    job = train(trial, to)
+    optimizer = {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9}
+    configuration = {"optimizer": optimizer, "batch_size": 8, "architecture": bad}
+    return dataclasses.replace(job, configuration=configuration)
+
+
+def test_a_team_trains_one_trial(
+    ray_workers: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one configuration, as one worker would; and falls and rises as one."""
+    monkeypatch.setattr("autotune.execute.ray._GRACE", 1.0)
+    team, alone = Ray(), Local()
+    options = {"team": 2, "num_cpus": 0.25, "threads": 1}
+    team.open(context(team_tasks.task(), tmp_path / "team", options=options))
+    alone.open(context(team_tasks.task(), tmp_path / "alone"))
+    try:
+        (whole,), (by_one,) = finish(team, team_job(0, 4)), finish(alone, team_job(0, 4))
+        for ours, other in zip(whole[:-1], by_one[:-1], strict=True):
+            assert ours.metrics == pytest.approx(other.metrics, rel=1e-4)
+        job = team_job(0, 2)
+        ((*first, done),) = finish(team, job)
+        finish(team, team_job(1, 1))  # so that the trial is thawed
+        ((*rest, last),) = finish(team, go_on(job, done, 3))
+        ((*warm, last),) = finish(team, go_on(job, last, 4))
+        assert without_times([*first[:2], *rest, *warm]) == without_times(whole[:-1])
+        assert last.exact
+        # the first waits for the second, which is at fault
+        ((broken,),) = finish(team, team_job(2, 2, bad="raise"))
+        assert (broken.cause, broken.message) == ("error", "spoilt by the second")
+        ((lost,),) = finish(team, team_job(3, 2, bad="kill"))
+        assert isinstance(lost, WorkerLost)
+        places = ray_workers._ray.util.placement_group_table().values()
+        assert [place["state"] for place in places].count("CREATED") == 1
+    finally:
+        team.close()
+        alone.close()
 
 
 def test_mistakes_are_said_when_it_opens(ray_workers: Ray, tmp_path: Path) -> None:
