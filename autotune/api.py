@@ -302,6 +302,7 @@ def _execution(
         objective=header.context().objective.name,
         options={key: value for key, value in chosen.items() if key != "name"},
         checkpoint_url=header.checkpoint_url,
+        loaded=task,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import torch
 from autotune.execute.remote_store import open_store
 from autotune.execute.store import Store
 from autotune.execute.task_address import load_task
-from autotune.execute.task_transfer import Block, dump, load
+from autotune.execute.task_transfer import Block, dump, dump_with_code, load
 from autotune.execute.worker import JobRunner, resolve_device
 from autotune.plugins import PluginError
 from autotune.plugins.execution import ExecutionContext, Executor
-from autotune.train import TaskError
+from autotune.train import Task, TaskError
 from autotune.train.team import join
 
 Parcel = tuple[bytes, list[Block]]
@@ -29,7 +30,8 @@ class Opening:
 
     Args:
         worker: its number, from 0.
-        address: of the task; None: the task comes by value.
+        address: of the task; None: the task comes by value. One with an address may do so too,
+            to spare workers its data.
         folder: of the study, absolute.
         plugins: the (kind, name, distribution, version) it must have alike.
         device: as in `ExecutionContext`.
@@ -59,7 +61,7 @@ class Opening:
         """The worker's job runner.
 
         Args:
-            task: by value, unless there is an address.
+            task: by value; empty bytes where it is to be imported.
             interrupted, granted: as in `JobRunner`.
             store: for checkpoints (None: the study's).
             folder: for pretrained weights (None: the study's).
@@ -74,7 +76,7 @@ class Opening:
             from autotune.plugins.discovery import verify
 
             verify([(kind, name, dist, version) for kind, name, dist, version in self.plugins])
-        opened = load(*task) if self.address is None else load_task(self.address)
+        opened = self._task(task)
         home = Path(self.folder)
         rank, size = (0, 1) if team is None else team[:2]
         device = resolve_device(self.device, self.worker * size + rank)
@@ -88,6 +90,14 @@ class Opening:
             granted,
             team=None if team is None else join(rank, size, device, team[2]),
         )
+
+    def _task(self, sent: Parcel) -> Task:
+        if self.address is None:
+            return load(*sent)
+        if sent[0]:
+            with suppress(Exception):  # such as a module that lies beside the task's, not here
+                return load(*sent)
+        return load_task(self.address)
 
 
 def check_options(executor: type[Executor], context: ExecutionContext) -> None:
@@ -121,21 +131,26 @@ def opening(context: ExecutionContext, worker: int, address: str | None, threads
     )
 
 
-def address_or_parcel(task: Any, apart: bool = False) -> tuple[str | None, Parcel]:
-    """(address, nothing) of a task given by its address, else (None, the task).
+def address_or_parcel(
+    task: Any, apart: bool = False, loaded: Any = None
+) -> tuple[str | None, Parcel]:
+    """The address of a task, if it is given by that, and the task by value, if it is not or if
+    workers that share memory are spared its data so.
 
     It goes over a pipe to workers that this process started, or through Ray's object store, and
     never to disk.
 
     Args:
         apart: keep the blocks of its data out of the pickled bytes.
+        loaded: the task itself, where it is given by its address.
 
     Raises:
         TaskError: it is no task, or holds something that cannot be sent.
     """
-    if isinstance(task, str):
-        return task, (b"", [])
     blocks: list[Block] = []
+    if isinstance(task, str):
+        sent = dump_with_code(task, loaded, blocks) if apart else None
+        return task, (sent or b"", blocks)
     return None, (dump(task, blocks if apart else None), blocks)
 
 

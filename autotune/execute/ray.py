@@ -106,7 +106,7 @@ class Ray(Executor):
         self._handover = Handover(Path(context.folder), handed)
         (Path(context.folder) / "logs").mkdir(parents=True, exist_ok=True)
         self._ray = import_ray()
-        self._address, task = address_or_parcel(context.task, apart=True)
+        self._address, task = address_or_parcel(context.task, True, context.loaded)
         try:
             self._started = connect(self._ray, context.options.get("address"))
             self._request = share_of_actor(self._ray, context, at_once * self._team)

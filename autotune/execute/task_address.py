@@ -45,11 +45,7 @@ def load_task(address: str, *, folder: Path | None = None) -> Task:
             chained), or it is nothing that may be tuned.
     """
     place, name = split_address(address)
-    if place.endswith(".py"):
-        module = _import_file(address, (folder or Path.cwd()) / place)
-    else:
-        module = _import_module(address, place)
-    found: Any = module
+    found: Any = module_of(address, folder=folder)
     for part in name.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, [n for n in dir(found) if n[0] != "_"], 1)
@@ -62,6 +58,14 @@ def load_task(address: str, *, folder: Path | None = None) -> Task:
         raise TaskError(f"task {address!r}: {error}") from error.__cause__
     except (Exception, SystemExit) as error:
         raise TaskError(f"task {address!r}: making it failed: {_say(error)}") from error
+
+
+def module_of(address: str, *, folder: Path | None = None) -> ModuleType:
+    """The module that an address names, imported. Raises as `load_task`."""
+    place, _ = split_address(address)
+    if place.endswith(".py"):
+        return _import_file(address, (folder or Path.cwd()) / place)
+    return _import_module(address, place)
 
 
 def _import_module(address: str, name: str) -> ModuleType:

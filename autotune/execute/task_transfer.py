@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autotune.train import Task, TaskError, as_task
+from autotune.execute.task_address import module_of
+from autotune.train import Data, Task, TaskError, TorchTask, as_task
 from autotune.train.data import TensorPairs
 from autotune.train.state import as_bytes
 from autotune.train.tensors import map_tensors
@@ -75,6 +76,27 @@ def dump(task: Any, apart: list[Block] | None = None) -> bytes:
             "cannot be pickled (open files, locks, connections) inside the model or data factory"
         ) from error
     return stream.getvalue()
+
+
+def dump_with_code(address: str, task: Any, apart: list[Block]) -> bytes | None:
+    """A task that has an address, with the code of its module, if that holds its data: workers
+    that import it would each hold a copy. None: they had better import it.
+
+    Args:
+        task: what is at `address`.
+        apart: as in `dump`.
+    """
+    if not (isinstance(task, TorchTask) and isinstance(task.data, Data)):
+        return None
+    module = module_of(address)
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        return dump(task, apart)
+    except TaskError:
+        apart.clear()
+        return None
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
 
 
 def load(pickled: bytes, blocks: Sequence[Block] = ()) -> Task:

@@ -163,6 +163,7 @@ class ExecutionContext:
         options: the executor's own options from the study file.
         checkpoint_url: of the folder of the study's checkpoints, which every worker reaches;
             None: in `folder`.
+        loaded: the task itself, where `task` is its address; None: not at hand.
     """
 
     task: Any
@@ -174,6 +175,7 @@ class ExecutionContext:
     objective: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_url: str | None = None
+    loaded: Any = None
 
 
 class Executor(Plugin, ABC):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from autotune.execute.task_transfer import dump, load
+from autotune.execute.opening import Opening
+from autotune.execute.task_address import load_task
+from autotune.execute.task_transfer import dump, dump_with_code, load
 from autotune.train import Data, TaskError, TorchTask
 
 
@@ -60,3 +64,55 @@ def test_a_models_tensors_are_not_shared() -> None:
 def test_what_cannot_be_sent_is_named() -> None:
     with pytest.raises(TaskError, match=r"cannot be sent to workers: .*lock"):
         dump(task(metrics={"m": threading.Lock().acquire}))
+
+
+FILE = """
+import torch
+from torch import nn
+from torch.nn import functional
+from autotune.train import Data, TorchTask
+
+WIDTH = 3
+
+def network(architecture):
+    return nn.Linear(8, WIDTH)
+
+def made():
+    pairs = torch.ones(1000, 8), torch.zeros(1000).long()
+    return TorchTask(network, Data(train=pairs, validation=pairs), functional.cross_entropy)
+
+task = made()
+by_factory = TorchTask(network, lambda configuration: task.data, functional.cross_entropy)
+"""
+
+
+def test_a_task_in_a_file_travels_with_its_code_and_data(tmp_path: Path) -> None:
+    """So that a worker needs neither the file nor a copy of the data."""
+    file = tmp_path / "mine.py"
+    file.write_text(FILE)
+    address = f"{file}:task"
+    task, blocks = load_task(address), []
+    pickled = dump_with_code(address, task, blocks)
+    assert pickled is not None
+    del sys.modules[task.model.__module__]
+    file.unlink()
+    arrived = load(pickled, blocks)
+    assert arrived.model({}).out_features == 3
+    assert arrived.data.train.inputs.data_ptr() == task.data.train.inputs.data_ptr()
+    orders = Opening(0, address, str(tmp_path), [], "cpu", None, torch.get_num_threads(), None)
+    assert orders._task((pickled, blocks)).model({}).out_features == 3
+
+
+def test_one_that_cannot_travel_is_imported(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(FILE)
+    factory = load_task(f"{file}:by_factory")
+    assert dump_with_code(f"{file}:by_factory", factory, []) is None  # it has no data to spare
+    task, blocks = load_task(f"{file}:task"), []
+    task.metrics = {"m": threading.Lock().acquire}
+    assert dump_with_code(f"{file}:task", task, blocks) is None
+    assert blocks == []
+    orders = Opening(
+        0, f"{file}:task", str(tmp_path), [], "cpu", None, torch.get_num_threads(), None
+    )
+    assert orders._task((b"of another Python", [])) is task
