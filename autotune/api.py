@@ -274,7 +274,7 @@ def run(
                     [*([listener] if listener else []), *listeners],
                 ).run()
     except (PluginError, TaskError):
-        if not log.events:
+        if not log.count:
             log.withdraw()  # the workers never came up
         raise
     except Interrupted as error:
@@ -311,8 +311,8 @@ def announce(log: Record, header: Header) -> None:
     lines = [f"study {header.name!r} in {log.folder}"]
     if log.restored:
         lines.append(log.restored)
-    if log.events:
-        lines[0] += f", going on after {len(log.events)} recorded events"
+    if log.count:
+        lines[0] += f", going on after {log.count} recorded events"
     if header.policy_reason:
         lines.append(f"policy {header.search['policy']['name']}: {header.policy_reason}")
     for earlier in header.earlier:
@@ -337,7 +337,7 @@ def how_to_resume(folder: Path, header: Header) -> str:
 def _progress(log: Record, header: Header) -> AbstractContextManager[Listener]:
     from autotune.report import Progress
 
-    return Progress(header.context(log.events), header.name, header.unit)
+    return Progress(header.context(log.events()), header.name, header.unit)
 
 
 def bound_from(space: Space, configuration: Configuration) -> float | None:

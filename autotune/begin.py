@@ -130,6 +130,7 @@ def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, H
             header = replace(header, checkpoint_url=place)
         (log.folder / "study.yaml").write_text(header.study_file(), encoding="utf-8")
         log.set_meta("header", header.to_plain())
+        log.settle()
         log.back_up()
     except BaseException as error:
         log.close()

@@ -335,6 +335,8 @@ def show_status(arguments: argparse.Namespace) -> int:
     print(f"policy  {policy['name']}" + (f" (auto: {policy['why']})" if policy["why"] else ""))
     for kind, name, reason in view.header.left_out:
         print(f"left out: {kind} {name}: {reason}")
+    for line in facts["restored"]:
+        print(f"restored: {line}")
     for failure in facts.get("failures", ()):
         print(
             f"\ntrial {failure['trial']} failed after {view.header.unit} {failure['step']} ", end=""
@@ -402,6 +404,7 @@ def status_of(view: StudyView) -> dict[str, Any]:
             "name": view.header.search["policy"]["name"],
             "why": view.header.policy_reason,
         },
+        "restored": view.meta.get("restored", []),
         "best": None if view.result.best is None else plain_point(view.result.best),
     }
 

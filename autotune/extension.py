@@ -29,7 +29,7 @@ def extend(
     Raises:
         StudyError: a limit or the horizon cannot be.
     """
-    present = header.context(log.events)
+    present = header.context(log.events())
     budget, unit = with_limits(present.budget, None, limits)
     if unit is not None and unit != header.unit:
         raise StudyError(f"budget: is in {unit}s, but the task counts {header.unit}s")
@@ -43,7 +43,7 @@ def extend(
         )
     if (budget, horizon) == (present.budget, present.horizon):
         return
-    at = max(float(log.meta.get("clock", 0.0)), *(event.at for event in log.events), 0.0)
+    at = max(float(log.meta.get("clock", 0.0)), *(event.at for event in log.events()), 0.0)
     log.append(Extended(budget, horizon, at))
     if "winner" in log.meta:  # the test split was looked at with it, which stays known
         log.set_meta("earlier_winners", [*log.meta.get("earlier_winners", []), log.meta["winner"]])

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from autotune import record
 from autotune.decide.final import Standing, best_run, standings
 from autotune.header import Header, StudyError
 from autotune.pareto import non_dominated
-from autotune.plugins.search import Evaluated, Objective, SearchContext
+from autotune.plugins.search import Evaluated, Event, Extended, Objective, SearchContext
 from autotune.plugins.trials import Trials
 from autotune.space import Configuration
 
@@ -212,7 +213,7 @@ class StudyView:
         name: of the study.
         header: what it was begun with.
         context: what its deciding parts are told by now.
-        events: all of them, in order.
+        count: how many events there are.
         trials: the fold of the events.
         meta: the record's further entries; ``winner`` and ``finished`` once there are any.
         task: the task object, where the view was made by `tune` or `resume`; else None.
@@ -221,14 +222,25 @@ class StudyView:
     def __init__(self, folder: Path, task: Any = None) -> None:
         """Raises `record.RecordError` if there is no readable record."""
         self.folder = folder
-        self.events, self.meta = record.read(folder)
-        self.header: Header = Header.from_plain(self.meta["header"])
-        self.name = self.header.name
-        self.context: SearchContext = self.header.context(self.events)
         self.task = task
-        self.trials = Trials(self.context.space, self.context.objectives)
-        for event in self.events:
-            self.trials.observe(event)
+        self.count = 0
+        with record.reading(folder) as (events, self.meta):
+            self.header: Header = Header.from_plain(self.meta["header"])
+            self.name = self.header.name
+            self.context: SearchContext = self.header.context()
+            self.trials = Trials(self.context.space, self.context.objectives)
+            for event in events:
+                self.trials.observe(event)
+                self.count += 1
+                if isinstance(event, Extended):
+                    self.context = self.context.extended(event)
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """All of them, in order; read again when first asked for, as most uses need only what
+        they fold to."""
+        with record.reading(self.folder) as (events, _):
+            return list(islice(events, self.count))
 
     @cached_property
     def result(self) -> Result:

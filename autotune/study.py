@@ -130,7 +130,7 @@ class Driver:
         self.errors: list[Failed] = []
         self._waiting = False
         self._upkept = time.monotonic()
-        for event in record.events:
+        for event in record.events():
             self._fold(event)
         clock = float(record.meta.get("clock", 0.0))
         self._offset = max(clock, self.trials.at)
@@ -148,7 +148,7 @@ class Driver:
             PluginError: if the executor cannot come up.
             RecordError: if the record cannot be written.
         """
-        if self.record.events:
+        if self.record.count:
             self._emit(Restarted(at=self._now()))
             self.errors.clear()
         self._clear_away()
