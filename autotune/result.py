@@ -298,10 +298,7 @@ class Result:
     def curves(self) -> dict[int, dict[str, Curve]]:
         """By trial and metric: steps and values."""
         return {
-            number: {
-                name: trial.curve(name)
-                for name in sorted({name for values in trial.metrics.values() for name in values})
-            }
+            number: {name: trial.curve(name) for name in sorted(trial.metrics.names)}
             for number, trial in sorted(self.trials.all.items())
         }
 

@@ -384,7 +384,7 @@ class Search:
         """Units that end before the deadline, by the mean cost of a unit: of the trial, else
         of all trials. Unlimited while no cost is known."""
         if trial is not None and trial.seconds:
-            seconds = sum(trial.seconds.values()) / len(trial.seconds)
+            seconds = trial.seconds.total / len(trial.seconds)
         elif self._observations:
             seconds = self.trials.train_seconds / self._observations
         else:

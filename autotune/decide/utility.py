@@ -153,7 +153,7 @@ class UtilityStop:
         queries: list[Query] = []
         for number in [n for n in ranked if trials[n].status == "frozen"][:LOOKED_AT]:
             trial = trials[number]
-            seconds = sum(trial.seconds.values()) / max(len(trial.seconds), 1)
+            seconds = trial.seconds.total / max(len(trial.seconds), 1)
             for end in _ends(trial.frozen, trial.horizon):
                 prospects.append(_Prospect(number, trial.frozen, end, seconds))
                 queries.append(Query(end, trial=number))

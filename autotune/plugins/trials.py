@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from autotune.plugins.columns import Metrics, Seconds
 from autotune.plugins.search import (
     Decided,
     Decision,
@@ -91,8 +92,8 @@ class Trial:
     target: int | None = None
     frozen: int = 0
     checkpoints: dict[int, str] = field(default_factory=dict)
-    metrics: dict[int, dict[str, float]] = field(default_factory=dict)
-    seconds: dict[int, float] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
+    seconds: Seconds = field(default_factory=Seconds)
     static: dict[str, float] = field(default_factory=dict)
     evaluations: list[Evaluated] = field(default_factory=list)
     evaluating: list[tuple[int, Configuration]] = field(default_factory=list)
@@ -130,13 +131,12 @@ class Trial:
 
     @property
     def last(self) -> int:
-        """The last unit observed. (A unit that is trained again keeps its place in the dict.)"""
-        return next(reversed(self.metrics), 0)
+        """The last unit observed."""
+        return self.metrics.last
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one metric, in order of steps."""
-        steps = sorted(step for step, values in self.metrics.items() if name in values)
-        return steps, [self.metrics[step][name] for step in steps]
+        return self.metrics.curve(name)
 
 
 class Trials:
@@ -203,8 +203,8 @@ class Trials:
             case Observed():
                 trial = self.all[event.trial]
                 repeated = event.step in trial.metrics
-                trial.metrics[event.step] = dict(event.metrics)
-                trial.seconds[event.step] = event.seconds
+                trial.metrics.put(event.step, event.metrics)
+                trial.seconds.put(event.step, event.seconds)
                 self.train_seconds += event.seconds
                 if not repeated:
                     self.units += 1
@@ -346,7 +346,9 @@ class Trials:
             source.origin_of.add(origin.step)
         if origin is not None and source is not None and origin.how == "cooldown":
             trial.frozen = origin.step
-            trial.metrics = {s: dict(m) for s, m in source.metrics.items() if s <= origin.step}
+            for step in source.metrics:
+                if step <= origin.step:
+                    trial.metrics.put(step, source.metrics[step])
             trial.static = dict(source.static)
         return trial
 

@@ -54,7 +54,7 @@ def best_so_far(units: Sequence[int], values: Sequence[float], view: StudyView) 
 def curve_metrics(view: StudyView) -> list[str]:
     """Metrics that change with training, the primary objective first."""
     primary = view.context.objective.name
-    names = {name for t in view.trials.all.values() for row in t.metrics.values() for name in row}
+    names = {name for t in view.trials.all.values() for name in t.metrics.names}
     return [primary, *sorted(names - {primary})]
 
 

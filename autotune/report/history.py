@@ -295,7 +295,7 @@ def standings(
                 float(np.median(ordered)) if ordered else None,
                 on_front[path, option],
                 sum(len(trials[n].metrics) for n in numbers),
-                sum(sum(trials[n].seconds.values()) for n in numbers),
+                sum(trials[n].seconds.total for n in numbers),
             )
         )
     order = list(dict.fromkeys(row.choice for row in rows if row.choice in trained))

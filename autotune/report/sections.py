@@ -433,7 +433,7 @@ def trials(view: StudyView, pieces: Sequence[Segment]) -> elements.Section:
             elements.number_cell(best_value(view.trials, number)),
             elements.number_cell(trial.last),
             elements.number_cell(thaws[number]),
-            elements.number_cell(sum(trial.seconds.values())),
+            elements.number_cell(trial.seconds.total),
             elements.number_cell(on_front[number]),
             *[elements.number_cell(trial.static.get(o.name)) for o in static],
             *[elements.Cell(words.choices(trial.configuration).get(path, "–")) for path in paths],
