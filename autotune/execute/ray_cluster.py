@@ -52,7 +52,11 @@ def connect(ray: Any, address: str | None) -> bool:
         )
     except Exception as error:
         where = f"at {address}" if address else "on this machine"
-        raise PluginError(f"executor ray: no cluster {where}: {error}") from error
+        hint = ""
+        if address is not None and "RAY_AUTH_MODE" not in os.environ:
+            # Ray offers one by itself to 'auto' only
+            hint = "; if the cluster asks for a token, set RAY_AUTH_MODE=token"
+        raise PluginError(f"executor ray: no cluster {where}: {error}{hint}") from error
     finally:
         if main_thread and handler is not None:
             signal.signal(signal.SIGTERM, handler)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import execute_tasks
@@ -269,3 +270,33 @@ def test_nodes_come_and_go_under_it(tmp_path: Path) -> None:
         "exact": True,
         "left running": True,
     }
+
+
+def test_a_worker_that_does_not_come_up_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While others work; a node that joined may lack what they have."""
+    executor, started = Ray(), []
+    monkeypatch.setattr(executor, "_start", started.append)
+    monkeypatch.setattr("autotune.execute.ray._PAUSE", 0.0)
+
+    def worker(number: int, ready: bool) -> Any:
+        rest = {"job": None, "overdue": float("inf"), "kill": lambda: None}
+        return SimpleNamespace(number=number, ready=ready, deadline=0.0, **rest)
+
+    works = worker(0, ready=True)
+    executor._begun, executor._workers = True, [works]
+    for expected in ([1], [1, 1], [1, 1]):
+        executor._workers.append(worker(1, ready=False))
+        executor._bury(executor._workers[-1], "no such module")
+        assert started == expected
+    executor._workers.append(worker(2, ready=False))
+    executor._check_deadlines()  # a worker that waits for a node may do so for ever
+    assert started == [1, 1, 1]
+    works.ready = False
+    executor._request, executor._ray = {}, SimpleNamespace(available_resources=dict)
+    with pytest.raises(PluginError, match="worker 0 did not come up in time"):
+        executor._check_deadlines()
+    executor._workers = [worker(1, ready=False)]
+    with pytest.raises(PluginError, match="workers do not come up: no such module"):
+        executor._bury(executor._workers[-1], "no such module")
