@@ -36,6 +36,7 @@ from autotune.pareto import hypervolume
 from autotune.plugins.search import (
     Budget,
     Decided,
+    Evicted,
     Failed,
     Frozen,
     Key,
@@ -373,6 +374,28 @@ def test_equal_trials_are_not_all_promoted() -> None:
     starts = sum(isinstance(d, Start) for d in decisions)
     to_second = sum(isinstance(d, Thaw) and d.to == 3 for d in decisions)
     assert 0 < to_second <= starts // 3
+
+
+@pytest.mark.parametrize("policy", [ASHA, Hyperband, PASHA, MOASHA])
+def test_a_trial_whose_checkpoint_is_gone_is_not_promoted(policy: type[Policy]) -> None:
+    found, plugin = endless(9, 1), policy()
+    trials, state = Trials(found.space, found.objectives), plugin.initial(found)
+    for number in range(9):
+        configuration = TRAINING.sample(np.random.default_rng(number))
+        for event in (
+            Decided(number, Start(number, configuration, 9, 1)),
+            Observed(number, 1, {LOSS.name: float(number)}, 1.0),
+            Frozen(number, 1, f"checkpoint-{number}"),
+        ):
+            trials.observe(event)
+            state = plugin.observe(found, state, event, trials)
+    ladder = state.brackets[0] if policy is Hyperband else getattr(state, "ladder", state)
+    assert ladder.promotion(trials) == Thaw(0, 3)
+    evicted = Evicted(0, 1, "budget")
+    trials.observe(evicted)
+    plugin.observe(found, state, evicted, trials)
+    # Hyperband's first bracket has three of the nine trials, of which one may go on.
+    assert ladder.promotion(trials) == (None if policy is Hyperband else Thaw(1, 3))
 
 
 def test_contributions_to_the_hypervolume() -> None:

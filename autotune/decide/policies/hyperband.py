@@ -8,6 +8,7 @@ from autotune.decide.policies.rungs import Ladder, reduction_space, rung_units, 
 from autotune.plugins.search import (
     Decided,
     Event,
+    Evicted,
     Failed,
     ForecastFunction,
     Frozen,
@@ -91,6 +92,8 @@ class Hyperband(Policy):
                 state.give(number, to)
             case Frozen(trial=number) | Failed(trial=number, evaluation=None):
                 state.give(number, trials[number].last)
+            case Evicted(trial=number):
+                pass
             case _:
                 return state
         state.brackets[state.bracket[number]].observe(event, trials)
