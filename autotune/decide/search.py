@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class Search:
         self._policy_state = policy.initial(context)
         self._proposer_state = proposer.initial(context)
         self._informed = Informed(context, forecaster, self.trials)
-        self._first = first_configurations(context)
+        self._first = {identity(c): c for c in first_configurations(context)}
         self._started: set[str] = set()
         self._aims: dict[int, int] = {}
         self._unfinished: dict[int, int] = {}
@@ -153,7 +154,9 @@ class Search:
                 self._aims[decision.trial] = decision.to
                 self._unfinished.pop(decision.trial, None)
                 if isinstance(decision, Start):
-                    self._started.add(identity(decision.configuration))
+                    text = identity(decision.configuration)
+                    self._started.add(text)
+                    self._first.pop(text, None)
             case Decided(decision=Finalists()):
                 self._unfinished.clear()  # whatever else was cut short is not gone on with
             case Observed():
@@ -405,19 +408,21 @@ class Search:
     def _propose(self, key: Key, count: int) -> list[Configuration]:
         """Up to `count` configurations that were never started, all different; fewer only
         where the space holds no more that can be found."""
-        found = [c for c in self._first if identity(c) not in self._started][:count]
+        found = dict(islice(self._first.items(), count))
         if len(found) < count:
-            taken = self._started | {identity(c) for c in found}
             proposed = self._proposer.propose(
                 self.context, self._proposer_state, self.trials, key, count - len(found)
             )
             for configuration in proposed:
-                if identity(configuration) not in taken:
-                    taken.add(identity(configuration))
-                    found.append(configuration)
+                text = identity(configuration)
+                if text not in self._started:
+                    found.setdefault(text, configuration)
+        drawn = []
+        if len(found) < count:  # nothing is copied for the others: there may be thousands
+            taken = self._started | found.keys()
             missing = count - len(found)
-            found += unseen(self.context.space, key.generator(_LOST), missing, taken)
-        return found
+            drawn = unseen(self.context.space, key.generator(_LOST), missing, taken)
+        return [*found.values(), *drawn]
 
     def _forecast(self, queries: Any) -> ForecastContract:
         checked: list[Query] = list(queries)

@@ -165,7 +165,9 @@ def by_fronts(order: Any) -> Any:
                 for n in left
                 if not any(dominates(run.values[m][unit], run.values[n][unit]) for m in left)
             ]
-            ranking += [front[i] for i in order(np.array([run.values[n][unit] for n in front]))]
+            ranking += [
+                front[i] for i in order(np.array([run.values[n][unit] for n in front]), len(front))
+            ]
             left = [n for n in left if n not in front]
         return ranking
 
@@ -176,7 +178,7 @@ def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
 
 
-def plain_net(values: np.ndarray) -> list[int]:
+def plain_net(values: np.ndarray, most: int) -> list[int]:
     low, high = values.min(axis=0), values.max(axis=0)
     points = (values - low) / np.where(high > low, high - low, 1.0)
     order = [int(np.argmin(values[:, 0]))]
@@ -405,12 +407,12 @@ def test_contributions_to_the_hypervolume() -> None:
     front = np.vstack([front, front[:1]])  # twice the same contributes nothing
     assert _contributions_in_the_plane(front) == pytest.approx(_contributions(front), abs=1e-12)
     corners = np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0], [0.9, 0.05]])
-    assert hypervolume_contribution(corners)[0] == 1
+    assert hypervolume_contribution(corners, 1)[0] == 1
 
 
 def test_an_epsilon_net_begins_with_the_best_and_spreads() -> None:
     line = np.array([[x, 1000 * (1 - x)] for x in (0.5, 0.3, 0.0, 1.0, 0.1)])
-    assert epsilon_net(line) == [2, 3, 0, 1, 4]
+    assert epsilon_net(line, 5) == [2, 3, 0, 1, 4]
 
 
 def test_a_missing_objective_is_the_worst_and_a_missing_primary_one_is_never_promoted() -> None:

@@ -14,15 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autotune.pareto import BoolArray, FloatArray, hypervolume, normalised
+
+IntArray = NDArray[np.int_]
 
 REFERENCE = 1.1
 """The reference point of hypervolume contributions, in every objective scaled to [0, 1] over the
 front: a little behind its worst, so that the ends of a front contribute too."""
 
-Order = Callable[[FloatArray], list[int]]
-"""Indices of a front's points (points, objectives), those that should go on first first."""
+SPARE = 8
+"""So many more than those that may go on are ranked: as trials arrive, they are asked for next."""
+
+Order = Callable[[FloatArray, int], list[int]]
+"""Of a front's points (points, objectives), the indices of the first so many to go on, in order."""
 
 
 @dataclass
@@ -30,16 +36,17 @@ class _Front:
     """Trials of which none dominates another.
 
     Args:
-        numbers: of the trials, ascending.
+        numbers: of the trials, ascending, (trials,).
         values: theirs, (trials, objectives), less is better.
-        paused: those that were not promoted.
-        order: of all, if it is known.
+        paused: which were not promoted, (trials,); `waiting` is how many.
+        order: indices of the first to go on, as far as they are known.
     """
 
-    numbers: list[int] = field(default_factory=list)
-    values: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
-    paused: set[int] = field(default_factory=set)
-    order: list[int] | None = None
+    numbers: IntArray
+    values: FloatArray
+    paused: BoolArray
+    waiting: int = 0
+    order: list[int] = field(default_factory=list)
 
 
 class FrontRung:
@@ -58,6 +65,7 @@ class FrontRung:
         self._covered = 0
         self._paused: set[int] = set()
         self._fronts: list[_Front] = []
+        self._front: dict[int, _Front] = {}
         self._rest: dict[int, FloatArray] = {}
 
     def enter(self, number: int, values: Sequence[float]) -> None:
@@ -76,9 +84,12 @@ class FrontRung:
 
     def leave(self, number: int) -> None:
         """It is promoted, or failed since."""
-        self._paused.discard(number)
-        for front in self._fronts:
-            front.paused.discard(number)
+        if number in self._paused:
+            self._paused.remove(number)
+            front = self._front.get(number)
+            if front is not None:
+                front.paused[np.searchsorted(front.numbers, number)] = False
+                front.waiting -= 1
 
     def promotable(self) -> int | None:
         """The first paused trial among those of the ranking that may go on."""
@@ -86,12 +97,21 @@ class FrontRung:
         for front in self._fronts:
             if left <= 0:
                 return None
-            if front.paused:
-                for number in self._ordered(front)[:left]:
-                    if number in front.paused:
-                        return number
+            if front.waiting:
+                index = self._first_paused(front, left)
+                if index is not None:
+                    return int(front.numbers[index])
             left -= len(front.numbers)
         return None
+
+    def _first_paused(self, front: _Front, most: int) -> int | None:
+        """Index of the first paused trial among the first `most` of a front."""
+        size = len(front.numbers)
+        if front.waiting == 1 and most >= size:
+            return int(front.paused.argmax())
+        if len(front.order) < min(most, size):
+            front.order = self._order(front.values, min(most + SPARE, size))
+        return next((index for index in front.order[:most] if front.paused[index]), None)
 
     def _place(self, number: int, point: FloatArray) -> None:
         """Insert into the first front of which no trial dominates it."""
@@ -102,50 +122,46 @@ class FrontRung:
                 low = middle + 1
             else:
                 high = middle
-        numbers, values = [number], point[None, :]
+        numbers, values = np.array([number]), point[None, :]
         for front in self._fronts[low:]:
             numbers, values = self._join(front, numbers, values)
-            if not numbers:
-                break
-        self._rest.update(zip(numbers, values, strict=True))
+            if not len(numbers):
+                return
+        for each, row in zip(numbers.tolist(), values, strict=True):
+            self._front.pop(each, None)
+            self._rest[each] = row
 
     def _join(
-        self, front: _Front, numbers: list[int], values: FloatArray
-    ) -> tuple[list[int], FloatArray]:
+        self, front: _Front, numbers: IntArray, values: FloatArray
+    ) -> tuple[IntArray, FloatArray]:
         """Adds trials to a front; those that they dominate leave it, and are returned."""
         beaten = np.zeros(len(front.numbers), dtype=bool)
         for point in values:
             beaten |= _dominated(front.values, point)
-        gone = [n for n, out in zip(front.numbers, beaten, strict=True) if out]
-        gone_values = front.values[beaten]
-        kept = [n for n, out in zip(front.numbers, beaten, strict=True) if not out]
-        self._fill(front, [*kept, *numbers], np.vstack([front.values[~beaten], values]))
-        return gone, gone_values
-
-    def _fill(self, front: _Front, numbers: list[int], values: FloatArray) -> None:
-        self._covered += len(numbers) - len(front.numbers)
-        by_number = sorted(range(len(numbers)), key=numbers.__getitem__)
-        front.numbers = [numbers[index] for index in by_number]
-        front.values = values[by_number]
-        front.paused = self._paused.intersection(numbers)
-        front.order = None
+        gone = front.numbers[beaten], front.values[beaten]
+        kept = ~beaten
+        paused = np.array([number in self._paused for number in numbers.tolist()])
+        joined = np.concatenate([front.numbers[kept], numbers])
+        order = np.argsort(joined)
+        self._covered += len(joined) - len(front.numbers)
+        front.numbers = joined[order]
+        front.values = np.concatenate([front.values[kept], values])[order]
+        front.paused = np.concatenate([front.paused[kept], paused])[order]
+        front.waiting = int(np.count_nonzero(front.paused))
+        front.order = []
+        self._front.update(dict.fromkeys(numbers.tolist(), front))
+        return gone
 
     def _cover(self) -> None:
         """Peels fronts off the rest until they hold all that may go on."""
         while self._covered < self._count // self._reduction and self._rest:
-            numbers, values = list(self._rest), np.array(list(self._rest.values()))
+            numbers, values = np.array(list(self._rest)), np.array(list(self._rest.values()))
             best = _best_front(values)
-            front = _Front()
-            self._fill(front, [numbers[index] for index in best], values[best])
+            front = _Front(numbers[:0], values[:0], np.zeros(0, dtype=bool))
+            self._join(front, numbers[best], values[best])
             self._fronts.append(front)
-            for number in front.numbers:
+            for number in front.numbers.tolist():
                 del self._rest[number]
-
-    def _ordered(self, front: _Front) -> list[int]:
-        if front.order is None:
-            found = [0] if len(front.numbers) == 1 else self._order(front.values)
-            front.order = [front.numbers[index] for index in found]
-        return front.order
 
 
 def _dominates(points: FloatArray, point: FloatArray) -> BoolArray:
@@ -177,27 +193,28 @@ def _scaled(values: FloatArray) -> FloatArray:
     return np.nan_to_num(normalised(values), nan=REFERENCE)
 
 
-def epsilon_net(values: FloatArray) -> list[int]:
+def epsilon_net(values: FloatArray, most: int) -> list[int]:
     """The best in the first objective, then always the point farthest from all before it
     (Clarkson 2006, "Nearest-Neighbor Searching and Metric Space Dimensions"), each objective scaled
     to [0, 1] over the front: a front cut anywhere is covered evenly. Of equals the first counts."""
     points = _scaled(values)
-    order = [int(np.argmin(values[:, 0]))]
+    squares = sum(np.subtract.outer(column, column) ** 2 for column in points.T)
+    order = [int(values[:, 0].argmin())]
     distance = np.full(len(points), np.inf)
-    while len(order) < len(points):
-        newest = points[order[-1]]
-        distance = np.minimum(distance, ((points - newest) ** 2).sum(axis=1))
+    while len(order) < most:
+        np.minimum(distance, squares[order[-1]], out=distance)
         distance[order[-1]] = -1.0
-        order.append(int(np.argmax(distance)))
+        order.append(int(distance.argmax()))
     return order
 
 
-def hypervolume_contribution(values: FloatArray) -> list[int]:
+def hypervolume_contribution(values: FloatArray, most: int) -> list[int]:
     """By the volume that only this point of the front dominates, the largest first, each objective
     scaled to [0, 1] over the front and `REFERENCE` behind it. Of equals the first counts."""
     points = _scaled(values)
     alone = _contributions_in_the_plane if points.shape[1] == 2 else _contributions
-    return [int(index) for index in np.argsort(-alone(points), kind="stable")]
+    order: list[int] = np.argsort(-alone(points), kind="stable")[:most].tolist()
+    return order
 
 
 def _contributions_in_the_plane(points: FloatArray) -> FloatArray:
