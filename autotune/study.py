@@ -60,7 +60,8 @@ from autotune.surroundings import stop_if_full, told_of_signals
 from autotune.task_faults import NothingWorks, check_guardable, check_reported, nothing_works
 
 Listener = Callable[[Trials, Event], None]
-"""Told of every event after it is recorded and folded."""
+"""Told of every event once it is appended to the record and folded. It is on disk a moment later,
+before anything that follows from it is carried out."""
 
 LOSSES = 3
 """A job whose worker dies this many times in a row has failed."""
@@ -69,6 +70,11 @@ FIRST_FAILURES = 5
 """If so many trials in a row fail by an error, and none ever trained, the task is at fault."""
 
 _POLL_SECONDS = 0.25
+
+_QUIET_SECONDS, _PATIENCE_SECONDS = 0.01, 0.05
+"""Reports are put on disk, which takes a flush, when none has arrived for so long, and at the
+latest so long after the first: the end of a segment soon follows its last unit."""
+
 _UPKEEP_SECONDS = 15.0
 
 
@@ -130,6 +136,7 @@ class Driver:
         self.errors: list[Failed] = []
         self._waiting = False
         self._upkept = time.monotonic()
+        self._uncommitted_since: float | None = None
         for event in record.events():
             self._fold(event)
         clock = float(record.meta.get("clock", 0.0))
@@ -164,6 +171,7 @@ class Driver:
             finally:
                 self.executor.close()
                 with suppress(RecordError):  # if it cannot be written, that is raised already
+                    self._commit()
                     self._note_clock()
 
     def _now(self) -> float:
@@ -193,6 +201,7 @@ class Driver:
             else:
                 self._hand_out()
                 if self.stopped is not None and not self.running:
+                    self._commit()
                     return
             self._receive()
 
@@ -226,6 +235,7 @@ class Driver:
                 decision = replace(decision, bound_from=bound_from)
             number = self.trials.decisions
             self._emit(Decided(number, decision, at=self._now()))
+            self._commit()  # before it is carried out
             if isinstance(decision, Stop):
                 self.stopped = decision
                 return
@@ -302,7 +312,7 @@ class Driver:
     # --- reports ----------------------------------------------------------------------------
 
     def _receive(self) -> None:
-        for report in self.executor.poll(_POLL_SECONDS):
+        for report in self._awaited():
             self._handle(report)
         if (
             self.held is not None
@@ -313,6 +323,18 @@ class Driver:
             held, self.held = self.held, None
             self._submit(held)
         self._upkeep()
+
+    def _awaited(self) -> list[Report]:
+        """The next reports. What has happened is put on disk meanwhile, unless they follow at
+        once."""
+        if self._uncommitted_since is None:
+            return self.executor.poll(_POLL_SECONDS)
+        reports = []
+        if time.monotonic() < self._uncommitted_since + _PATIENCE_SECONDS:
+            reports = self.executor.poll(_QUIET_SECONDS)
+        if not reports:
+            self._commit()
+        return reports
 
     def _handle(self, report: Report) -> None:
         running = self.running[report.identifier]
@@ -381,11 +403,18 @@ class Driver:
                     self._emit(Lost(job.trial, report.message, evaluation, at))
 
     def _emit(self, event: Event) -> None:
-        """Record an event, then fold it and tell the listeners."""
+        """Append an event to the record, fold it and tell the listeners."""
+        if self._uncommitted_since is None:
+            self._uncommitted_since = time.monotonic()
         recorded = self.record.append(event)
         self._fold(recorded)
         for listener in self.listeners:
             listener(self.trials, recorded)
+
+    def _commit(self) -> None:
+        """Have all events on disk."""
+        self.record.commit()
+        self._uncommitted_since = None
 
     def _fold(self, event: Event) -> None:
         self._waiting = False
@@ -482,6 +511,7 @@ class Driver:
         this order, so that a copy never points to a checkpoint that is gone."""
         if not force and time.monotonic() - self._upkept < _UPKEEP_SECONDS:
             return
+        self._commit()
         self._note_clock()
         self.record.back_up()
         while self._needless:

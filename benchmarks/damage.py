@@ -87,6 +87,7 @@ def torn(folder: Path, cuts: int, chosen: random.Random) -> Torn:
     ends = []
     for event in events(300):
         log.append(event)
+        log.commit()
         ends.append((folder / "whole" / WAL).stat().st_size)
     written = list(log.events())
     files = {path.name: path.read_bytes() for path in (folder / "whole").iterdir()}
@@ -160,6 +161,7 @@ def study(folder: Path, count: int) -> tuple[Files, Files, int]:
             log.back_up()
             verified = (folder / record.BACKUP).stat().st_size
         log.append(event)
+        log.commit()
     killed = {path.name: path.read_bytes() for path in folder.iterdir()}
     log.close()
     left = {path.name: path.read_bytes() for path in folder.iterdir()}

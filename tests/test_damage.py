@@ -24,10 +24,12 @@ def begun(folder: Path, verified: int = len(EVENTS)) -> tuple[bytes, int]:
     log.set_meta("header", {"name": "x"})
     for event in EVENTS[:verified]:
         log.append(event)
+        log.commit()
     log.back_up()
     length = (folder / record.BACKUP).stat().st_size
     for event in EVENTS[verified:]:
         log.append(event)
+        log.commit()
     log.close()
     return (folder / record.FILE).read_bytes(), length
 
@@ -140,6 +142,7 @@ def test_events_that_sqlite_silently_drops_are_missed(tmp_path: Path) -> None:
     log.settle()
     for event in EVENTS:
         log.append(event)
+        log.commit()
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     log.close()
     ahead = bytearray(files[record.FILE + "-wal"])
@@ -173,6 +176,7 @@ def test_upkeep_costs_the_same_however_long_the_record_is(tmp_path: Path) -> Non
     for _ in range(3):
         for event in EVENTS:
             log.append(event)
+            log.commit()
         before = log._backup._verified
         log.back_up()
         read.append(log._backup._verified - before)

@@ -55,6 +55,7 @@ def begun(folder: Path, events: list = EVENTS) -> None:
     log.back_up()
     for event in events:
         log.append(event)
+        log.commit()
     log.close()
 
 
@@ -125,6 +126,7 @@ def test_a_reader_sees_a_running_drivers_events(tmp_path: Path) -> None:
     log.set_meta("header", {})
     for number, event in enumerate(EVENTS):
         log.append(event)
+        log.commit()
         assert record.read(tmp_path)[0] == EVENTS[: number + 1]
     log.close()
 
@@ -134,7 +136,7 @@ def test_the_lock_goes_with_a_killed_driver(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from autotune.record import Record\n"
         "from autotune.plugins.search import Restarted\n"
         "log = Record(Path(sys.argv[1])); log.set_meta('header', {}); log.append(Restarted(1.0))\n"
-        "print('up', flush=True); time.sleep(60)"
+        "log.commit(); print('up', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -199,6 +201,8 @@ def test_a_record_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     def fill() -> None:
         for number in range(10_000):
             log.append(Observed(0, number, {"validation_loss": 1.0}, 0.0))
+            if number % 3 == 2:
+                log.commit()
 
     with pytest.raises(RecordError, match=r"cannot be written .*full.*autotune resume"):
         fill()

@@ -28,8 +28,10 @@ from study_tasks import Quick, QuickRun
 
 import autotune
 import autotune.api
+from autotune.execute.local import Local
 from autotune.execute.store import CheckpointStore
 from autotune.header import StudyError
+from autotune.plugins.execution import Job
 from autotune.plugins.search import (
     Decided,
     Evaluate,
@@ -73,6 +75,23 @@ def test_a_decision_is_recorded_before_what_comes_of_it(finished: autotune.Resul
     last = finished.view.events[-1]
     assert isinstance(last, Decided)
     assert isinstance(last.decision, Stop)
+
+
+def test_what_is_carried_out_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carried = []
+    submit = Local.submit
+
+    def looked_at(executor: Local, job: Job) -> None:
+        events = autotune.load("study", tmp_path).events
+        carried.append((job.identifier, [e.number for e in events if isinstance(e, Decided)][-1]))
+        submit(executor, job)
+
+    monkeypatch.setattr(Local, "submit", looked_at)
+    tune(tmp_path, workers=2, budget={"epochs": 12, "evaluations": 1})
+    *carried, (test, last) = carried
+    assert len(carried) > 5
+    assert all(identifier == number for identifier, number in carried)
+    assert test == last + 1, "the winner's look at the test split is no decision"
 
 
 def test_the_budget_is_spent_and_not_exceeded(finished: autotune.Result) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Record:
         self._lock = DriverLock(folder)
         self._connection: sqlite3.Connection | None = None
         self._backup: Backup | None = None
+        self._uncommitted: list[Row | Fact] = []
         try:
             if database.exists(folder):
                 self._open()
@@ -104,16 +105,19 @@ class Record:
         return (row.event() for row in database.rows(self._connection))
 
     def append(self, event: Event) -> Event:
-        """Put an event on disk and return it as it will be read back."""
+        """Put an event after the others and return it as it will be read back. It is on disk,
+        with all that is before it, once `commit` has returned: a flush costs more than all else,
+        and one does for many events."""
         row = event_to_row(self.count, event)
         self._put(row, float(event.at))
         self.count += 1
         return row.event()
 
     def set_meta(self, key: str, value: Any) -> None:
-        """Put a named fact on disk, in place of an earlier one of that name."""
+        """Put a named fact on disk, in place of an earlier one of that name, and all events."""
         fact = Fact.of(key, dump(value))
         self._put(fact)
+        self.commit()
         self.meta[key] = json.loads(fact.text)
 
     def drop_meta(self, key: str) -> None:
@@ -122,19 +126,44 @@ class Record:
         self.meta.pop(key, None)
 
     def _put(self, entry: Row | Fact, at: float = 0.0) -> None:
-        """On disk first, then in the backup: an entry of the backup was recorded, whatever has
-        become of the file."""
         assert self._connection is not None, "the record is closed"
-        assert self._backup is not None, "the record is closed"
-        try:
+        with self._all_or_nothing(self._connection):
+            if not self._connection.in_transaction:
+                self._connection.execute("BEGIN")
             if isinstance(entry, Row):
                 database.insert(self._connection, entry, at)
             elif entry.text == backup.DROPPED:
                 database.drop(self._connection, entry.key)
             else:
                 database.note(self._connection, entry)
-            self._backup.add(entry)
-        except (sqlite3.Error, OSError) as error:
+        self._uncommitted.append(entry)
+
+    def commit(self) -> None:
+        """Have on disk what was put there: in the file first, then in the backup, of which an
+        entry was recorded, whatever has become of the file."""
+        if not self._uncommitted:
+            return
+        assert self._connection is not None, "the record is closed"
+        assert self._backup is not None, "the record is closed"
+        with self._all_or_nothing(self._connection):
+            self._connection.execute("COMMIT")
+        committed, self._uncommitted = self._uncommitted, []
+        try:
+            for entry in committed:
+                self._backup.add(entry)
+        except OSError as error:
+            raise self._unwritable(f"the backup {self._backup.path} cannot", error) from error
+
+    @contextmanager
+    def _all_or_nothing(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """Take back what is not committed if the file cannot be written."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if connection.in_transaction:  # unless SQLite has ended it itself
+                connection.execute("ROLLBACK")
+            self.count -= sum(isinstance(entry, Row) for entry in self._uncommitted)
+            self._uncommitted = []
             raise self._unwritable(f"the record {self.folder / FILE} cannot", error) from error
 
     def _unwritable(self, what: str, error: Exception) -> RecordError:
@@ -155,6 +184,7 @@ class Record:
     def back_up(self) -> None:
         """Put on disk, and verify, what is new in the backup."""
         assert self._backup is not None, "the record is closed"
+        self.commit()
         try:
             self._backup.verify()
         except OSError as error:
@@ -169,6 +199,8 @@ class Record:
     def close(self) -> None:
         """Close the file and let go of the lock; idempotent."""
         if self._connection is not None:
+            with suppress(RecordError):  # which was raised when it mattered
+                self.commit()
             with suppress(sqlite3.Error):  # somebody reads it
                 self._connection.execute("PRAGMA journal_mode = DELETE")
             self._connection.close()
