@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
+from autotune.ahead import Pace
 from autotune.decide.final import best_run
 from autotune.decide.holdout import Guard
 from autotune.execute.environment import single_threaded
@@ -35,6 +39,7 @@ from autotune.plugins.execution import (
 )
 from autotune.plugins.search import (
     Decided,
+    Decision,
     Doubt,
     Evaluate,
     Evaluated,
@@ -74,6 +79,9 @@ _POLL_SECONDS = 0.25
 _QUIET_SECONDS, _PATIENCE_SECONDS = 0.01, 0.05
 """Reports are put on disk, which takes a flush, when none has arrived for so long, and at the
 latest so long after the first: the end of a segment soon follows its last unit."""
+
+_GLANCE_SECONDS = 0.002
+"""How often the thread that decides is looked for while reports are awaited."""
 
 _UPKEEP_SECONDS = 15.0
 
@@ -130,6 +138,8 @@ class Driver:
         self.store = open_store(record.folder, execution.checkpoint_url)
         self.running: dict[int, _Running] = {}
         self.held: _Running | None = None
+        self.ahead: deque[_Running] = deque()
+        self.pace = Pace()
         self.losses: dict[Any, int] = {}
         self.signal: int | None = None
         self.stopped: Stop | None = None
@@ -159,6 +169,8 @@ class Driver:
             self._emit(Restarted(at=self._now()))
             self.errors.clear()
         self._clear_away()
+        # torch counts threads by the thread that asks
+        self._helper = ThreadPoolExecutor(1, "decide", torch.set_num_threads, (1,))
         with told_of_signals(self._told), single_threaded():
             try:
                 self.executor.open(self.execution)
@@ -169,6 +181,7 @@ class Driver:
                 self._upkeep(force=True)
                 self._note_end()
             finally:
+                self._helper.shutdown()
                 self.executor.close()
                 with suppress(RecordError):  # if it cannot be written, that is raised already
                     self._commit()
@@ -193,6 +206,8 @@ class Driver:
                 if not asked:
                     self.executor.interrupt()
                 asked = True
+                if self.signal is None:
+                    self._drop_ahead()
             else:
                 asked = False
             if self.signal is not None:
@@ -200,7 +215,8 @@ class Driver:
                     self._leave()
             else:
                 self._hand_out()
-                if self.stopped is not None and not self.running:
+                self._decide_ahead()
+                if self.stopped is not None and not self.running and not self.ahead:
                     self._commit()
                     return
             self._receive()
@@ -216,6 +232,7 @@ class Driver:
 
     def _hand_out(self) -> None:
         """Ask for decisions and carry them out while workers are free."""
+        self._begin_ahead()
         while (
             self.stopped is None
             and self.held is None
@@ -224,28 +241,86 @@ class Driver:
         ):
             if any(isinstance(r.decision, Measure) for r in self.running.values()):
                 return
-            decision = self.search.decide(Key(self.header.seed, self.trials.decisions))
-            if isinstance(decision, Wait):
-                if not self.running:
-                    raise StudyError("the policy waits although nothing is in flight")
-                self._waiting = True  # until something has happened
-                return
-            if isinstance(decision, Start):
-                bound_from = self.bound_from(decision.configuration)
-                decision = replace(decision, bound_from=bound_from)
-            number = self.trials.decisions
-            self._emit(Decided(number, decision, at=self._now()))
-            self._commit()  # before it is carried out
-            if isinstance(decision, Stop):
-                self.stopped = decision
-                return
-            if isinstance(decision, Finalists | Doubt):
-                continue  # nothing to run: it says what comes next
-            running = _Running(self._job(number, decision), decision)
-            if isinstance(decision, Measure) and self.running:
-                self.held = running  # until every other segment has ended
-                return
-            self._submit(running)
+            if self.ahead:
+                self._begin_ahead()
+                continue
+            taken = self._taken(self._decide())
+            if taken is not None:
+                self._submit(taken)
+
+    def _decide(self) -> Decision:
+        began = time.monotonic()
+        decision: Decision = self.search.decide(Key(self.header.seed, self.trials.decisions))
+        self.pace.decided(time.monotonic() - began)
+        return decision
+
+    def _taken(self, decision: Decision) -> _Running | None:
+        """Record a decision, and return what it says to run now, if anything."""
+        if isinstance(decision, Wait):
+            if not self.running:
+                raise StudyError("the policy waits although nothing is in flight")
+            self._waiting = True  # until something has happened
+            return None
+        if isinstance(decision, Start):
+            decision = replace(decision, bound_from=self.bound_from(decision.configuration))
+        number = self.trials.decisions
+        self._emit(Decided(number, decision, at=self._now()))
+        self._commit()  # before it is carried out
+        if isinstance(decision, Stop):
+            self.stopped = decision
+            return None
+        if isinstance(decision, Finalists | Doubt):
+            return None  # it says what comes next
+        running = _Running(self._job(number, decision), decision)
+        if isinstance(decision, Measure) and (self.running or self.ahead):
+            self.held = running  # until every other segment has ended
+            return None
+        return running
+
+    # --- deciding ahead ---------------------------------------------------------------------
+
+    def _decide_ahead(self) -> None:
+        """Take the next decisions while all workers are busy, if that pays. Beside the thread
+        that decides, reports are taken in but not handled: the decision must not see half of
+        an event, and comes before them in the record."""
+        while self._may_decide_ahead():
+            deciding = self._helper.submit(self._decide)
+            arrived: list[Report] = []
+            while not deciding.done():
+                arrived += self.executor.poll(_GLANCE_SECONDS)
+                self._begin_ahead()
+            taken = self._taken(deciding.result())
+            if taken is not None:
+                self.ahead.append(taken)
+            self._begin_ahead()
+            for report in arrived:
+                self._handle(report)
+
+    def _may_decide_ahead(self) -> bool:
+        return (
+            self.pace.pays
+            and self.execution.workers > 1  # the events of one do not depend on the clock
+            and not self.executor.virtual_clock
+            and self.stopped is None
+            and self.signal is None
+            and self.held is None
+            and not self._waiting
+            and len(self.ahead) < self.execution.workers
+            and self.executor.free == 0
+            and all(isinstance(running.job, TrainJob) for running in self.running.values())
+            and not self._overdue()
+        )
+
+    def _begin_ahead(self) -> None:
+        """Have free workers begin what was decided ahead."""
+        while self.ahead and self.signal is None and self.executor.free > 0:
+            self._submit(self.ahead.popleft())
+
+    def _drop_ahead(self) -> None:
+        """The time for training is over: what has not begun is not begun any more."""
+        while self.ahead:
+            job = self.ahead.popleft().job
+            self._emit(Lost(job.trial, "its time was over before it began", None, self._now()))
 
     def _worker_is_free(self) -> bool:
         """Whether a worker is free once all that has arrived is folded: a decision that does
@@ -317,6 +392,7 @@ class Driver:
         if (
             self.held is not None
             and not self.running
+            and not self.ahead
             and self.signal is None
             and self.executor.free > 0
         ):
@@ -431,6 +507,7 @@ class Driver:
                 key = (trial, repr(evaluation))
                 self.losses[key] = self.losses.get(key, 0) + 1
             case Frozen(trial=trial, checkpoint=name):
+                self.pace.ended(event.seconds)
                 self.losses.pop((trial, repr(None)), None)
                 self._needless |= (before | {name}) - self._kept(event)
             case Evaluated(trial=trial, evaluation=evaluation):

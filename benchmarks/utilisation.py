@@ -7,8 +7,8 @@
 A unit of training takes 0.1 s, in which the worker sleeps as if a device computed for it, so that
 the driver has a core to itself. A worker is busy from the moment it has a job until it has frozen
 the trial, loading and saving its 3 MB of state included; the share is that of both workers' time
-from the first decision to the end of the last segment, in a real study of the default search
-(freeze-thaw with the curve network and the default proposer) and of `asha` with random proposals.
+from the first decision to the last, in a real study of the default search (freeze-thaw with the
+curve network and the default proposer) and of `asha` with random proposals.
 
 The aim: at least 95 %.
 """
@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 import autotune
-from autotune.plugins.search import Decided, Event, Frozen
+from autotune.plugins.search import Decided, Event, Frozen, Start, Thaw
 from autotune.record import read
 from autotune.space import Configuration, Float, Integer, Space
 from autotune.train import RunContext, Trainable
@@ -84,8 +84,8 @@ class Sleeping(Trainable):
 
 @dataclass(frozen=True)
 class Row:
-    """A study: the share of the workers' time that they were busy, and milliseconds that a
-    worker waited for its next job, at the median."""
+    """A study: the share of the workers' time that they were busy, and the mean of milliseconds
+    that a worker waited for its next job."""
 
     policy: str
     executor: str
@@ -116,12 +116,12 @@ def measured(policy: str, executor: str, units: int, folder: Path) -> Row:
 def row(policy: str, executor: str, events: Sequence[Event]) -> Row:
     """What the record says."""
     frozen = [event for event in events if isinstance(event, Frozen)]
-    begun = min(event.at for event in events if isinstance(event, Decided))
-    busy = sum(event.seconds for event in frozen)
-    total = WORKERS * (max(event.at for event in frozen) - begun)
+    at = [e.at for e in events if isinstance(e, Decided) and isinstance(e.decision, Start | Thaw)]
+    begun, over = min(at), max(at)
+    busy = sum(max(0.0, min(over, e.at) - max(begun, e.at - e.seconds)) for e in frozen)
+    total = WORKERS * (over - begun)
     trials = len({event.trial for event in frozen})
-    wait = 1e3 * (total - busy) / len(frozen)
-    return Row(policy, executor, len(frozen), trials, busy / total, wait)
+    return Row(policy, executor, len(frozen), trials, busy / total, 1e3 * (total - busy) / len(at))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
