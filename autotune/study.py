@@ -284,8 +284,12 @@ class Driver:
         that decides, reports are taken in but not handled: the decision must not see half of
         an event, and comes before them in the record."""
         while self._may_decide_ahead():
+            arrived = self.executor.poll(0.0)
+            if arrived:  # which the decision is to know
+                for report in arrived:
+                    self._handle(report)
+                continue
             deciding = self._helper.submit(self._decide)
-            arrived: list[Report] = []
             while not deciding.done():
                 arrived += self.executor.poll(_GLANCE_SECONDS)
                 self._begin_ahead()
