@@ -57,7 +57,7 @@ objectives: [validation_loss]
 horizon: 9
 budget: {{epochs: {epochs}}}
 final: false
-search: {{policy: successive_halving, proposer: random}}
+search: {{policy: asha, proposer: random}}
 executor: {executor}
 """
 
@@ -217,7 +217,8 @@ def run(executor: str, kills: int, seed: int, folder: Path) -> Tally:
     tally.seconds = time.monotonic() - began
     if driver.process.returncode:
         tally.faults.append(f"the driver left with {driver.process.returncode}: {driver.said()}")
-    _judge(driver.study, snapshots, tally)
+    if record.exists(driver.study):
+        _judge(driver.study, snapshots, tally)
     return tally
 
 
@@ -323,7 +324,7 @@ def cut_short(events: Sequence[Event]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="five kills")
+    parser.add_argument("--smoke", action="store_true", help="three kills")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--executor", choices=("local", "ray"), default="local")
     parser.add_argument("--seed", type=int, help="of the kills; a new one unless given")
@@ -332,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(2**32)
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        tally = run(asked.executor, 5 if asked.smoke else asked.kills, seed, Path(folder))
+        tally = run(asked.executor, 3 if asked.smoke else asked.kills, seed, Path(folder))
     killed = ", ".join(f"{count} of a {kind}" for kind, count in sorted(tally.kills.items()))
     print("| executor | kills | budget | observed | trained | beyond | allowed | seconds |")
     print("|---|---|---|---|---|---|---|---|")

@@ -7,7 +7,7 @@ A generated table of learning curves is searched through `autotune.tune` with th
 the real driver, record, trials, default proposer and forecaster, and the console's progress. The
 policy trains every trial to its horizon, the only one that reaches a million observations with
 3,000 trials. Then another process takes the same study up as `autotune resume` does, with the
-default policy, and takes one decision.
+freeze-thaw policy, and takes one decision.
 
 A small study is run first in each process, so that all imports are done; resident memory is read
 every 50 ms, and the table gives its peak above what it was then. The aim: under 300 MB. The record
@@ -35,7 +35,7 @@ import numpy as np
 import autotune
 from autotune.decide import build_search
 from autotune.execute.recorded_table import RecordedTable
-from autotune.header import SEARCH_DEFAULTS
+from autotune.header import Header
 from autotune.plugins.discovery import get
 from autotune.plugins.search import Key
 from autotune.record import Record
@@ -119,11 +119,11 @@ def study(folder: Path, recorded: RecordedTable, trials: int) -> autotune.Result
 
 
 def taken_up(folder: Path) -> None:
-    """What `autotune resume` does until its first decision, with the default policy."""
+    """What `autotune resume` does until its first decision, with the freeze-thaw policy."""
     log = Record(folder)
     try:
-        header = autotune.header.Header.from_plain(log.meta["header"])
-        parts = {kind: {"name": name} for kind, name in SEARCH_DEFAULTS.items()}
+        header = Header.from_plain(log.meta["header"])
+        parts = {**header.search, "policy": {"name": "freeze_thaw"}}
         search = build_search(header.context(), parts, get)
         for event in log.events():
             search.observe(event)
