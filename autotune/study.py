@@ -61,7 +61,7 @@ from autotune.plugins.search import (
 from autotune.plugins.trials import Trial, Trials
 from autotune.record import Record, RecordError
 from autotune.result import StudyView, best_of, points_of
-from autotune.surroundings import stop_if_full, told_of_signals
+from autotune.surroundings import stop_if_full, stop_if_unreachable, told_of_signals
 from autotune.task_faults import NothingWorks, check_guardable, check_reported, nothing_works
 
 Listener = Callable[[Trials, Event], None]
@@ -462,6 +462,7 @@ class Driver:
             case Broken():
                 if report.cause == "disk":
                     stop_if_full(self.record.folder, report.message)
+                    stop_if_unreachable(self.store, self.record.folder)
                 self._emit(
                     Failed(
                         job.trial,

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from autotune.execute.remote_store import RemoteStore, StudyStore
+from autotune.execute.store import StoreError
 from autotune.header import StudyError
 
 _PROBE_BYTES = 1 << 20
@@ -53,3 +55,17 @@ def stop_if_full(folder: Path, message: str) -> None:
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def stop_if_unreachable(store: StudyStore, folder: Path) -> None:
+    """Raises `StudyError` if the storage that checkpoints are kept in does not answer, for the
+    same reason. `folder` is the study's."""
+    if not isinstance(store, RemoteStore):
+        return
+    try:
+        store.probe()
+    except StoreError as error:
+        raise StudyError(
+            f"no checkpoint can be kept: {error}; once it can be reached, go on with the study in "
+            f"{folder}: what was in flight is trained again"
+        ) from error

@@ -42,7 +42,7 @@ _STARTS = 3
 _PAUSE = 30.0
 """Seconds before such a worker is tried again, while others work."""
 
-_GRACE = 10.0
+_GRACE = 30.0
 """Seconds in which the others of a team must end once one has."""
 
 _log = logging.getLogger(__name__)

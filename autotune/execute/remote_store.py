@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -31,6 +31,10 @@ _PAUSES = (0.5, 2.0, 8.0)
 """Seconds before an access that failed is tried again: networks do fail now and then."""
 
 T = TypeVar("T")
+
+
+class StoreUnreachable(StoreUnwritable):
+    """The storage does not answer. No checkpoint is to blame."""
 
 
 def open_store(folder: Path, url: str | None) -> StudyStore:
@@ -74,8 +78,18 @@ class RemoteStore:
         """Make the folder where the storage has such."""
         self._tried(
             lambda: self._files.makedirs(self._folder, exist_ok=True),
-            lambda error: StoreUnwritable(f"cannot make {self.url}: {error}"),
+            lambda error: StoreUnreachable(f"cannot make {self.url}: {error}"),
         )
+
+    def probe(self) -> None:
+        """Raise `StoreUnreachable` if nothing can be written there."""
+        path = f"{self._folder}/.probe"
+        self._tried(
+            lambda: self._files.pipe_file(path, b"probe"),
+            lambda error: StoreUnreachable(f"cannot write to {self.url}: {error}"),
+        )
+        with suppress(Exception):
+            self._files.rm_file(path)
 
     def where(self, name: str) -> str:
         """The URL of a checkpoint. Refuses what is not a checkpoint's name."""
@@ -100,12 +114,13 @@ class RemoteStore:
     def get(self, name: str) -> bytes:
         """The bytes of a checkpoint. Raises `CheckpointDamaged` if it is missing."""
         path = self._path(name)
-        data: bytes = self._tried(
-            lambda: self._files.cat_file(path),
-            lambda error: CheckpointDamaged(
-                f"checkpoint {self.where(name)} cannot be read: {error}"
-            ),
-        )
+
+        def failure(error: Exception) -> StoreError:
+            missing = isinstance(error, FileNotFoundError)
+            kind = CheckpointDamaged if missing else StoreUnreachable
+            return kind(f"checkpoint {self.where(name)} cannot be read: {error}")
+
+        data: bytes = self._tried(lambda: self._files.cat_file(path), failure)
         return data
 
     def load(self, name: str) -> dict[str, Any]:
@@ -113,9 +128,11 @@ class RemoteStore:
         return unpack(name, self.get(name))
 
     def delete(self, name: str) -> None:
-        """Remove a checkpoint; one that is already gone is fine."""
-        with suppress(FileNotFoundError):
-            self._files.rm_file(self._path(name))
+        """Remove a checkpoint; one that is already gone is fine, and one that cannot be reached
+        now is cleared away when the study is taken up again."""
+        path = self._path(name)
+        with suppress(Exception):
+            self._files.rm_file(path)
 
     def sweep(self, trial: int, keep: Container[str]) -> None:
         """As `CheckpointStore.sweep`."""
@@ -126,17 +143,22 @@ class RemoteStore:
     def list(self) -> list[Stored]:
         """All checkpoints, by trial and step."""
         self._files.invalidate_cache()
-        try:
-            entries = self._files.ls(self._folder, detail=True)
-        except FileNotFoundError:  # object stores have no empty folders
-            return []
         found = []
-        for entry in entries:
+        for entry in self._tried(
+            self._entries,
+            lambda error: StoreUnreachable(f"cannot list {self.url}: {error}"),
+        ):
             name = entry["name"].rsplit("/", 1)[-1]
             with suppress(CheckpointDamaged):
                 trial, step, _ = parse_name(name)
                 found.append(Stored(name, trial, step, int(entry["size"] or 0)))
         return sorted(found, key=lambda stored: (stored.trial, stored.step, stored.name))
+
+    def _entries(self) -> Sequence[Mapping[str, Any]]:
+        try:
+            return tuple(self._files.ls(self._folder, detail=True))
+        except FileNotFoundError:  # object stores have no empty folders
+            return ()
 
     def _path(self, name: str) -> str:
         parse_name(name)
@@ -146,7 +168,7 @@ class RemoteStore:
         path = self._path(name)
         self._tried(
             lambda: self._files.pipe_file(path, data),
-            lambda error: StoreUnwritable(f"cannot write {self.where(name)}: {error}"),
+            lambda error: StoreUnreachable(f"cannot write {self.where(name)}: {error}"),
         )
 
     def _tried(self, access: Callable[[], T], failure: Callable[[Exception], StoreError]) -> T:

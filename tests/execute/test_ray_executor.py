@@ -199,7 +199,7 @@ def test_a_team_trains_one_trial(
     ray_workers: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one configuration, as one worker would; and falls and rises as one."""
-    monkeypatch.setattr("autotune.execute.ray._GRACE", 1.0)
+    monkeypatch.setattr("autotune.execute.ray._GRACE", 3.0)
     team, alone = Ray(), Local()
     options = {"team": 2, "num_cpus": 0.25, "threads": 1}
     team.open(context(team_tasks.task(), tmp_path / "team", options=options))

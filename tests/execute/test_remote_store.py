@@ -19,7 +19,8 @@ from autotune.execute.opening import opening
 from autotune.execute.ray_worker import RayWorker
 from autotune.execute.remote_store import RemoteStore, open_store
 from autotune.execute.store import CheckpointDamaged, CheckpointStore, OverRoom, StoreError
-from autotune.execute.worker import JobRunner
+from autotune.execute.worker import JobRunner, cause_of
+from autotune.surroundings import stop_if_unreachable
 
 CONTENT = {"trial": 3, "weights": torch.arange(5.0)}
 
@@ -84,8 +85,13 @@ def test_a_network_that_fails_now_and_then(
     assert store.load(store.save(3, 1, CONTENT).name)["trial"] == 3
     assert slept == list(remote_store._PAUSES)
     failing[0] = 99
-    with pytest.raises(StoreError, match=r"cannot write memory://.*: the line is dead"):
+    with pytest.raises(StoreError, match=r"cannot write memory://.*: the line is dead") as dead:
         store.save(3, 2, CONTENT)
+    assert cause_of(dead.value) == "disk"
+    with pytest.raises(autotune.StudyError, match=r"go on with the study in here"):
+        stop_if_unreachable(store, Path("here"))
+    failing[0] = 0
+    stop_if_unreachable(store, Path("here"))
     assert [stored.step for stored in store.list()] == [1]
 
 
