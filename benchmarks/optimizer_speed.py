@@ -112,18 +112,19 @@ class Workload:
         return loss.detach()
 
     def step(self, optimizer: torch.optim.Optimizer, needs: frozenset[str]) -> float:
-        """Seconds of one step. Gradients are renewed first, outside of the time: some libraries
-        write into them."""
+        """Seconds of one step on the one thread's own clock, which stands still while others have
+        the processor. Gradients are renewed first, outside of the time: some libraries write
+        into them."""
         if "closure" not in needs:
             self._take_gradients()
-        begin = time.perf_counter()
+        begin = time.thread_time()
         if "closure" in needs:
             optimizer.step(lambda: self.loss("second_order" in needs))
         elif "loss" in needs:
             optimizer.step(lambda: 1.0)
         else:
             optimizer.step()
-        return time.perf_counter() - begin
+        return time.thread_time() - begin
 
 
 @dataclass

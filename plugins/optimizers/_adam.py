@@ -1,10 +1,13 @@
-"""The two running averages that Adam's relatives share, list-wise."""
+"""The two running averages that Adam's relatives share, list-wise; and Adam's whole step, for
+which torch has a kernel of one pass."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from ._foreach import Lists, Tensors
+from ._foreach import Lists, Tensors, can_fuse
 
 MOMENTS = ("mean", "square")
 
@@ -39,6 +42,49 @@ def adam_directions(lists: Lists) -> Tensors:
     torch._foreach_mul_(roots, of_mean / of_square**0.5)
     torch._foreach_add_(roots, lists.group["eps"] * of_mean)
     return torch._foreach_div(lists.state["mean"], roots)
+
+
+def adamw_step(
+    lists: Lists, rate: float, weight_decay: float = 0.0, eps: float | None = None
+) -> None:
+    """AdamW's step, averages included: `update_moments`, ``w -= rate * weight_decay * w`` and
+    ``w -= rate * m_hat / (sqrt(v_hat) + eps)``. On a CPU by torch's fused kernel, which passes
+    over the memory once; `eps` is the group's unless given."""
+    group, state = lists.group, lists.state
+    eps = group["eps"] if eps is None else eps
+    if can_fuse(lists):
+        torch._fused_adamw_(
+            lists.weights,
+            list(lists.grads),
+            state["mean"],
+            state["square"],
+            [],
+            [torch.tensor(float(lists.step))] * len(lists.weights),
+            lr=rate,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=weight_decay,
+            eps=eps,
+            amsgrad=False,
+            maximize=False,
+        )
+        return
+    update_moments(lists)
+    if weight_decay != 0:
+        torch._foreach_mul_(lists.weights, 1 - rate * weight_decay)
+    directions = adam_directions(replace(lists, group={**group, "eps": eps}))
+    torch._foreach_add_(lists.weights, directions, alpha=-rate)
+
+
+def new_directions(lists: Lists) -> Tensors:
+    """`update_moments`, and the `adam_directions` that follow, as new tensors."""
+    if not can_fuse(lists):
+        update_moments(lists)
+        return adam_directions(lists)
+    directions = [torch.empty_like(weight) for weight in lists.weights]
+    torch._foreach_zero_(directions)
+    adamw_step(replace(lists, weights=directions), rate=-1.0)
+    return directions
 
 
 def decay(lists: Lists, factor: float = 1.0) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from autotune.plugins import Optimizer
 from autotune.space import Categorical, Float, Prior, Space
 
-from ._adam import MOMENTS, adam_directions, update_moments
+from ._adam import MOMENTS, adam_directions, adamw_step, new_directions, update_moments
 from ._foreach import ListOptimizer, Lists, Tensors
 from ._groups import parameter_groups
 from ._radial import projected_step
@@ -57,7 +57,24 @@ class AdamPOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        projected_step(lists, update_moments, _directions)
+        projected_step(lists, _step, _advance, _directions)
+
+
+def _step(lists: Lists, decay: float) -> None:
+    rate = lists.group["lr"]
+    if not lists.group["nesterov"] and rate != 0:
+        adamw_step(lists, rate, decay / rate)
+        return
+    updates = _advance(lists)
+    torch._foreach_mul_(lists.weights, 1 - decay)
+    torch._foreach_add_(lists.weights, updates, alpha=-rate)
+
+
+def _advance(lists: Lists) -> Tensors:
+    if not lists.group["nesterov"]:
+        return new_directions(lists)
+    update_moments(lists)
+    return _directions(lists)
 
 
 def _directions(lists: Lists) -> Tensors:

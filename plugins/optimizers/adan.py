@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,10 +12,13 @@ from torch import nn
 from autotune.plugins import Optimizer
 from autotune.space import Ordinal, Prior, Space
 
-from ._adam import divisors, update_squares
+from ._adam import adamw_step
 from ._foreach import ListOptimizer, Lists
 from ._groups import parameter_groups
 from ._spaces import epsilon, learning_rate, weight_decay
+
+KEPT = 1 - 2.0**-10
+"""How much of `before` is kept when Adam's kernel averages: nearly all, so that little cancels."""
 
 
 class AdanOptimizer(ListOptimizer):
@@ -55,22 +59,30 @@ class AdanOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        group, step, state, weights = lists.group, lists.step, lists.state, lists.weights
+        group, step, state = lists.group, lists.step, lists.state
         beta1, beta2, beta3 = group["betas"]
-        differences = torch._foreach_sub(lists.grads, state["previous_gradient"])
-        torch._foreach_copy_(state["previous_gradient"], lists.grads)
         torch._foreach_lerp_(state["mean"], lists.grads, 1 - beta1)
-        torch._foreach_lerp_(state["difference"], differences, 1 - beta2)
-        torch._foreach_mul_(differences, beta2)
-        torch._foreach_add_(differences, lists.grads)
-        update_squares(state["square"], differences, beta3)
-        roots = divisors(state["square"], 1 - beta3**step, group["eps"])
-        of_mean = -group["lr"] / (1 - beta1**step)
-        of_difference = -group["lr"] * beta2 / (1 - beta2**step)
-        torch._foreach_addcdiv_(weights, state["mean"], roots, of_mean)
-        torch._foreach_addcdiv_(weights, state["difference"], roots, of_difference)
-        if group["weight_decay"] != 0:
-            torch._foreach_div_(weights, 1 + group["lr"] * group["weight_decay"])
+        back = state["previous_gradient"]
+        torch._foreach_sub_(back, lists.grads)  # -d, in memory that is there
+        torch._foreach_mul_(state["difference"], beta2)
+        torch._foreach_add_(state["difference"], back, alpha=beta2 - 1)
+        ahead = torch._foreach_add(lists.grads, back, alpha=-beta2)
+        torch._foreach_copy_(back, lists.grads)
+        # Adam's kernel does the rest in one pass: `before` is what becomes the numerator once
+        # it has averaged `ahead` into it.
+        before = torch._foreach_mul(state["mean"], 1 / (1 - beta1**step) / KEPT)
+        of_difference = beta2 / (1 - beta2**step) / KEPT
+        torch._foreach_add_(before, state["difference"], alpha=of_difference)
+        torch._foreach_add_(before, ahead, alpha=(KEPT - 1) / KEPT)
+        adam = replace(
+            lists,
+            group={**group, "betas": (KEPT, beta3)},
+            grads=ahead,
+            state={"mean": list(before), "square": state["square"]},
+        )
+        shrink = 1 / (1 + group["lr"] * group["weight_decay"])
+        rate = group["lr"] * shrink * (1 - KEPT**step)
+        adamw_step(adam, rate, (1 - shrink) / rate if rate else 0.0)
 
 
 class Adan(Optimizer):

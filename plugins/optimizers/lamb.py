@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autotune.plugins import Optimizer
 from autotune.space import Space
 
-from ._adam import MOMENTS, adam_directions, update_moments
+from ._adam import MOMENTS, adamw_step, new_directions
 from ._foreach import ListOptimizer, Lists, Tensors, dots, of_owners, pieces, totals
 from ._layerwise import scaled_groups, trusted
 from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
@@ -49,27 +49,24 @@ class LAMBOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
+        group = lists.group
+        if not group["scaled"]:
+            for part in pieces(lists):
+                adamw_step(part, group["lr"], group["weight_decay"])
+            return
+        sizes = torch.stack(torch._foreach_norm(lists.weights))
         lengths: list[tuple[int, Tensor]] = []
+        kept: list[tuple[Lists, Tensors]] = []
         for part in pieces(lists):
-            update_moments(part)
-            if part.group["scaled"]:
-                updates = _updates(part)
-                lengths += zip(part.owners, dots(updates, updates), strict=True)
-        if lengths:
-            sizes = torch.stack(torch._foreach_norm(lists.weights))
-            ratios = trusted(sizes, totals(lengths, len(sizes)).sqrt())
-        for part in pieces(lists):
-            updates = _updates(part)
-            if lengths:
-                torch._foreach_mul_(updates, of_owners(ratios, part))
-            torch._foreach_add_(part.weights, updates, alpha=-part.group["lr"])
-
-
-def _updates(lists: Lists) -> Tensors:
-    updates = adam_directions(lists)
-    if lists.group["weight_decay"] != 0:
-        torch._foreach_add_(updates, lists.weights, alpha=lists.group["weight_decay"])
-    return updates
+            updates = new_directions(part)
+            if group["weight_decay"] != 0:
+                torch._foreach_add_(updates, part.weights, alpha=group["weight_decay"])
+            lengths += zip(part.owners, dots(updates, updates), strict=True)
+            kept.append((part, updates))
+        ratios = trusted(sizes, totals(lengths, len(sizes)).sqrt())
+        for part, updates in kept:
+            torch._foreach_mul_(updates, of_owners(ratios, part))
+            torch._foreach_add_(part.weights, updates, alpha=-group["lr"])
 
 
 class LAMB(Optimizer):

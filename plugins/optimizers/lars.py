@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,6 +14,7 @@ from autotune.space import Float, Prior, Space
 
 from ._foreach import ListOptimizer, Lists, of_owners, pieces
 from ._layerwise import scaled_groups, trusted
+from ._momentum import momentum_step
 from ._spaces import learning_rate, momentum, weight_decay
 
 
@@ -59,14 +61,14 @@ class LARSOptimizer(ListOptimizer):
             slopes = torch.stack(torch._foreach_norm(lists.grads))
             trust = group["trust"] * self.factor(lists)
             local = trusted(sizes, slopes, trust, group["weight_decay"])
+        rate, momentum, weight_decay = group["lr"], group["momentum"], group["weight_decay"]
         for part in pieces(lists):
-            velocities = part.state["velocity"]
-            updates = torch._foreach_add(part.grads, part.weights, alpha=group["weight_decay"])
-            if group["scaled"]:
-                torch._foreach_mul_(updates, of_owners(local, part))
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, updates)
-            torch._foreach_add_(part.weights, velocities, alpha=-group["lr"])
+            if not group["scaled"]:
+                momentum_step(part, rate, momentum, weight_decay)
+                continue
+            updates = torch._foreach_add(part.grads, part.weights, alpha=weight_decay)
+            torch._foreach_mul_(updates, of_owners(local, part))
+            momentum_step(replace(part, grads=updates), rate, momentum)
 
 
 class LARS(Optimizer):

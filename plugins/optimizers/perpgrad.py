@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autotune.plugins import ModelInfo, Optimizer, PluginError
 from autotune.space import Categorical, Space
 
-from ._adam import MOMENTS, adam_directions, decay, update_moments
+from ._adam import MOMENTS, adamw_step
 from ._foreach import ListOptimizer, Lists, dots, of_owners, pieces, totals
 from ._groups import parameter_groups
 from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
@@ -57,39 +57,30 @@ class PerpGradOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
+        group = lists.group
         shares = _shares(lists)
-        stretches = _stretches(lists, shares) if lists.group["rescale"] else None
+        kept: list[tuple[Lists, list[Tensor]]] = []
+        squares: list[tuple[int, Tensor]] = []
         for part in pieces(lists):
-            projected = _projected(part, shares)
-            if stretches is not None:
+            kept.append((part, _projected(part, shares)))
+            if group["rescale"]:
+                squares += zip(part.owners, dots(kept[-1][1], kept[-1][1]), strict=True)
+        if group["rescale"]:
+            lengths = totals(squares, len(lists.weights)).sqrt()
+            stretches = torch.stack(torch._foreach_norm(lists.grads)) / (lengths + TINY)
+        for part, projected in kept:
+            if group["rescale"]:
                 torch._foreach_mul_(projected, of_owners(stretches, part))
-            decay(part)
-            update_moments(replace(part, grads=projected))
-            torch._foreach_add_(part.weights, adam_directions(part), alpha=-part.group["lr"])
+            adamw_step(replace(part, grads=projected), group["lr"], group["weight_decay"])
 
 
 def _shares(lists: Lists) -> Tensor:
     """``<w, g> / <w, w>`` of each tensor; zero where there is but one number, of which nothing
     would be left."""
-    products: list[tuple[int, Tensor]] = []
-    squares: list[tuple[int, Tensor]] = []
-    for part in pieces(lists):
-        products += zip(part.owners, dots(part.weights, part.grads), strict=True)
-        squares += zip(part.owners, dots(part.weights, part.weights), strict=True)
-    count = len(lists.weights)
-    shares = totals(products, count) / (totals(squares, count) + TINY)
+    products = torch.stack(dots(lists.weights, lists.grads))
+    squares = torch.stack(dots(lists.weights, lists.weights))
     several = torch.tensor([weight.numel() > 1 for weight in lists.weights])
-    return shares * several.to(shares.device)
-
-
-def _stretches(lists: Lists, shares: Tensor) -> Tensor:
-    """``|g| / |g'|`` of each tensor."""
-    squares: list[tuple[int, Tensor]] = []
-    for part in pieces(lists):
-        projected = _projected(part, shares)
-        squares += zip(part.owners, dots(projected, projected), strict=True)
-    lengths = totals(squares, len(lists.weights)).sqrt()
-    return torch.stack(torch._foreach_norm(lists.grads)) / (lengths + TINY)
+    return products / (squares + TINY) * several.to(products.device)
 
 
 def _projected(lists: Lists, shares: Tensor) -> list[Tensor]:

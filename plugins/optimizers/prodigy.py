@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from autotune.plugins import Optimizer
 from autotune.space import Categorical, Float, Prior, Space
 
-from ._adam import MOMENTS
+from ._adam import MOMENTS, adamw_step, update_moments
 from ._foreach import ListOptimizer, Lists, dots, pieces, zeros_like
 from ._groups import parameter_groups
 from ._spaces import beta1, beta2, epsilon, weight_decay
@@ -67,11 +68,12 @@ class ProdigyOptimizer(ListOptimizer):
         return {**super().new_state(parameter), "start": start}
 
     def take_step(self, everything: list[Lists]) -> None:
-        """The averages, the estimate, and then the weights at the rate of the old estimate."""
+        """The estimate, and then the averages and the weights by the old estimate."""
         if not everything:
             return
         # All groups hold the same estimate; theirs must not change between them.
         rates = [_rate(lists) for lists in everything]
+        old = everything[0].group["d"]
         measured = [
             _gather(part, rate)
             for lists, rate in zip(everything, rates, strict=True)
@@ -80,9 +82,8 @@ class ProdigyOptimizer(ListOptimizer):
         product, size = torch.stack([tensor.cpu() for tensor in measured]).sum(0).tolist()
         self._estimate(product, size)
         for lists, rate in zip(everything, rates, strict=True):
-            if size > 0 and rate > 0:
-                for part in pieces(lists):
-                    _move(part, rate)
+            for part in pieces(lists):
+                _move(part, old, rate if size > 0 else 0.0)
 
     def _estimate(self, product: float, size: float) -> None:
         """Take the step's product into the numerator, and the new ratio into ``d``."""
@@ -104,35 +105,38 @@ def _rate(lists: Lists) -> float:
 
 
 def _gather(lists: Lists, rate: float) -> Tensor:
-    """Take the gradients into all sums; what they add to the numerator, and ``|s|_1``, as a
+    """Take the gradients into their sum; what they add to the numerator, and ``|s|_1``, as a
     tensor of shape (2,) and type float64."""
     group, grads, state = lists.group, lists.grads, lists.state
-    beta1, beta2 = group["betas"]
     d, scale = group["d"], group["d"] / group["initial_d"]
-    torch._foreach_mul_(state["mean"], beta1)
-    torch._foreach_add_(state["mean"], grads, alpha=d * (1 - beta1))
-    torch._foreach_mul_(state["square"], beta2)
-    torch._foreach_addcmul_(state["square"], grads, grads, value=d * d * (1 - beta2))
     gone = torch._foreach_sub(state["start"], lists.weights)
     products = dots(grads, gone)
     if rate > 0:
-        torch._foreach_mul_(state["slope_sum"], math.sqrt(beta2))
+        torch._foreach_mul_(state["slope_sum"], math.sqrt(group["betas"][1]))
         weight = scale * (d if group["safeguard_warmup"] else rate)
         torch._foreach_add_(state["slope_sum"], grads, alpha=weight)
-    # Four times as fast as the 1-norm of torch.
-    sizes = [slope.abs().sum() for slope in state["slope_sum"]]
+    # Four times as fast as the 1-norm of torch; into memory that is there.
+    sums = zip(state["slope_sum"], gone, strict=True)
+    sizes = [torch.abs(slope, out=used).sum() for slope, used in sums]
     product = torch.stack(products).double().sum() * (scale * rate)
     return torch.stack([product, torch.stack(sizes).double().sum()])
 
 
-def _move(lists: Lists, rate: float) -> None:
-    """``w -= rate * (weight_decay * w + m / (sqrt(v) + d * eps))``."""
-    group = lists.group
-    if group["weight_decay"] != 0:
-        torch._foreach_mul_(lists.weights, 1 - rate * group["weight_decay"])
-    roots = torch._foreach_sqrt(lists.state["square"])
-    torch._foreach_add_(roots, group["d"] * group["eps"])
-    torch._foreach_addcdiv_(lists.weights, lists.state["mean"], roots, -rate)
+def _move(lists: Lists, old: float, rate: float) -> None:
+    """Average ``old * g``, and ``w -= rate * (weight_decay * w + m / (sqrt(v) + d * eps))``.
+
+    That is Adam's step, of whose corrections ``m_hat = m / of_mean`` and ``sqrt(v_hat) =
+    sqrt(v) / of_root`` rate, decay and epsilon take back what Prodigy does not have.
+    """
+    group, (beta1, beta2) = lists.group, lists.group["betas"]
+    scaled = replace(lists, grads=torch._foreach_mul(lists.grads, old))
+    if rate == 0:
+        update_moments(scaled)
+        return
+    of_mean, of_root = 1 - beta1**lists.step, math.sqrt(1 - beta2**lists.step)
+    adam_rate = rate * of_mean / of_root
+    decay = group["weight_decay"] * rate / adam_rate
+    adamw_step(scaled, adam_rate, decay, group["d"] * group["eps"] / of_root)
 
 
 class Prodigy(Optimizer):

@@ -13,6 +13,7 @@ from autotune.space import Categorical, Float, Prior, Space
 
 from ._foreach import ListOptimizer, Lists, Tensors
 from ._groups import parameter_groups
+from ._momentum import momentum_step
 from ._radial import projected_step
 from ._spaces import learning_rate, momentum, weight_decay
 
@@ -55,12 +56,20 @@ class SGDPOptimizer(ListOptimizer):
     def update(self, lists: Lists) -> None:
         """See the class."""
         decay_by = 1 / (1 - lists.group["momentum"])
-        projected_step(lists, _advance, _directions, decay_by)
+        projected_step(lists, _step, _advance, _directions, decay_by)
 
 
-def _advance(lists: Lists) -> None:
+def _step(lists: Lists, decay: float) -> None:
+    group = lists.group
+    if decay:
+        torch._foreach_mul_(lists.weights, 1 - decay)
+    momentum_step(lists, group["lr"], group["momentum"], nesterov=group["nesterov"])
+
+
+def _advance(lists: Lists) -> Tensors:
     torch._foreach_mul_(lists.state["velocity"], lists.group["momentum"])
     torch._foreach_add_(lists.state["velocity"], lists.grads)
+    return _directions(lists)
 
 
 def _directions(lists: Lists) -> Tensors:

@@ -4,6 +4,7 @@ torch and pytorch_optimizer; and what a rule alone does not show: half precision
 from __future__ import annotations
 
 import io
+from functools import partial
 
 import numpy as np
 import plain_rules
@@ -14,7 +15,7 @@ from torch import nn
 
 from autotune.plugins import discovery
 from autotune.plugins.conformance import check_all
-from autotune_plugins.optimizers import _foreach, adafactor
+from autotune_plugins.optimizers import _adam, _foreach, _momentum, adafactor
 
 NAMES = [
     "sgd", "adamw", "lion", "adabelief", "adabound", "adamod", "adafactor", "adam_cm", "adamp",
@@ -346,6 +347,32 @@ def test_pieces_make_no_difference(monkeypatch) -> None:
             results.append([*(p.detach() for _, p in parameters), turned.detach()])
         for one, other in zip(*results, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13, msg=name)
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamp", "sgdp", "lars", "perpgrad", "prodigy", "adan"])
+def test_the_fused_kernels_and_the_list_wise_ones_agree(monkeypatch, name) -> None:
+    """The former serve a CPU, the latter other devices and layouts."""
+    results, fused = [], []
+    for allowed in (True, False):
+        for module in (_adam, _momentum):
+            answer = partial(fused_if, allowed, fused)
+            monkeypatch.setattr(module, "can_fuse", answer)
+        parameters = parameters_of(starts())
+        optimizer = build(name, parameters)
+        for step in range(6):
+            scale_rates(optimizer, FACTORS[step % 4])
+            for key, parameter in parameters:
+                parameter.grad = gradient(key, step, parameter.shape)
+            optimizer.step()
+        results.append([parameter.detach() for _, parameter in parameters])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-13)
+    assert set(fused) == {True, False}
+
+
+def fused_if(allowed, told, lists) -> bool:
+    told.append(allowed and _foreach.can_fuse(lists))
+    return told[-1]
 
 
 def test_a_scalar_is_trained_by_every_one() -> None:
