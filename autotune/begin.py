@@ -23,6 +23,7 @@ import torch
 from autotune import record
 from autotune.decide import build_search
 from autotune.decide.automatic import chosen_policy
+from autotune.declared_costs import declared_costs
 from autotune.execute.remote_store import open_store
 from autotune.execute.store import StoreError
 from autotune.execute.task_address import as_task, load_task
@@ -255,6 +256,7 @@ def _header(plan: Plan, task: Task) -> Header:
         utility=plan.utility,
         holdout=plan.holdout,
         derived=derived,
+        costs=declared_costs(resolved, info, catalogue) if info is not None else {},
     )
     earlier, warm = earlier_studies(plan.warm_start, header)
     header = replace(header, earlier=earlier, warm=warm)

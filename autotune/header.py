@@ -61,6 +61,7 @@ class Header:
         holdout: of the reusable hold-out; None without one.
         derived: as `SearchContext.derived`.
         checkpoint_url: of the folder of its checkpoints; None: ``checkpoints/`` in its own.
+        costs: what a unit is declared to cost, by choice and option (`declared_costs`).
         warm: training configurations from there, tried after the default and the user's own.
     """
 
@@ -93,6 +94,7 @@ class Header:
     policy_reason: str = ""
     derived: Mapping[str, Configuration] = field(default_factory=dict)
     checkpoint_url: str | None = None
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def context(self, events: Iterable[Event] = ()) -> SearchContext:
         """What the deciding parts are told at the start, or by the end of `events`."""
@@ -114,6 +116,7 @@ class Header:
             utility=self.utility,
             holdout=self.holdout,
             derived=self.derived,
+            costs=self.costs,
         )
         for event in events:
             if isinstance(event, Extended):

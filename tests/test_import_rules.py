@@ -27,7 +27,16 @@ LOWER = {
 }
 """What each part of the lower floors may import, beside itself."""
 
-JOINING = {"study", "begin", "result", "header", "surroundings", "task_faults", "warm_start"}
+JOINING = {
+    "study",
+    "begin",
+    "declared_costs",
+    "result",
+    "header",
+    "surroundings",
+    "task_faults",
+    "warm_start",
+}
 """They join the lower floors, and may import all of those and each other."""
 
 TOP = {

@@ -6,12 +6,18 @@ products of such factors, so their logarithm is close to linear in the encoded c
 what is not linear is smooth: a Gaussian process on log seconds whose kernel is linear plus
 squared-exponential (Rasmussen and Williams 2006, sections 2.7 and 4.2.1; the idea of a model of
 log cost beside that of the objective is that of Snoek et al. 2012, 1206.2944, section 3.2).
+
+What options are declared to cost (`SearchContext.costs`: an optimizer that decomposes matrices
+says so) is the process's mean, until and where nothing was timed. How far it counts, from all to
+nothing, is a regression's slope on what was timed; what it says wrongly of one option, the process
+learns as it learns everything else.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
@@ -20,6 +26,9 @@ from autotune.decide.forecasters.surface import Embedding
 from autotune.plugins.search import Event, FloatArray, Observed
 from autotune.plugins.trials import Trials
 from autotune.space import Configuration
+
+DeclaredCosts = Mapping[str, Mapping[str, float]]
+"""Of units, relative to each other, by choice and option."""
 
 LOOKED_AT = 160
 """The model is fitted to no more trials than this, the newest."""
@@ -77,12 +86,16 @@ class Costs:
         found.update((n, total / self.count[n]) for n, total in self.total.items())
         return {number: seconds for number, seconds in found.items() if seconds > 0}
 
-    def model(self, trials: Trials) -> CostModel:
+    def model(self, trials: Trials, costs: DeclaredCosts | None = None) -> CostModel:
         """What is known now, as a function of configurations. Does no more than `LOOKED_AT`
-        trials' work."""
+        trials' work. `costs` are what is declared."""
         known = self.known()
         chosen = sorted(known)[-LOOKED_AT:]
         log_seconds = np.log([known[number] for number in chosen]) if chosen else np.zeros(0)
+        declared = _Declared(costs or {})
+        told = declared.log_costs([trials[number].configuration for number in chosen])
+        declared = replace(declared, trust=_slope(told, log_seconds))
+        log_seconds = log_seconds - declared.trust * told
         embed = Embedding(trials.space)
         surface = None
         if len(chosen) >= ENOUGH and float(np.ptp(log_seconds)) > 1e-6:
@@ -92,7 +105,7 @@ class Costs:
             )
             surface = _fitted(points, log_seconds)
         typical = float(np.median(log_seconds)) if chosen else 0.0
-        return CostModel(trials, known, self.warm_up(), typical, embed, surface)
+        return CostModel(trials, known, self.warm_up(), typical, embed, surface, declared)
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,8 @@ class CostModel:
     Args:
         known: a trial's own mean, by number.
         warm_up: how many times as long a trial's first unit takes.
-        typical: median log seconds; 0 while nothing is known, so that all costs are equal then.
+        typical: median log seconds beside what is declared; 0 while nothing is known, so that
+            all costs are as declared then.
     """
 
     trials: Trials
@@ -111,6 +125,7 @@ class CostModel:
     typical: float
     embed: Embedding
     surface: _Surface | None
+    declared: _Declared
 
     def of_trial(self, number: int) -> float:
         """Seconds of a further unit of a trial: its own mean where it has one."""
@@ -120,11 +135,38 @@ class CostModel:
 
     def of_new(self, configurations: list[Configuration]) -> FloatArray:
         """Seconds of a unit after the first, shape (configurations,)."""
+        declared = self.declared.trust * self.declared.log_costs(configurations)
         if self.surface is None or not configurations:
-            return np.full(len(configurations), math.exp(self.typical))
+            return np.asarray(np.exp(self.typical + declared))
         encoded = [self.trials.space.encode(configuration) for configuration in configurations]
         points = self.embed(np.stack([e for e, _ in encoded]), np.stack([m for _, m in encoded]))
-        return np.exp(self.surface(points))
+        return np.asarray(np.exp(self.surface(points) + declared))
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What is declared, and how far it counts."""
+
+    costs: DeclaredCosts
+    trust: float = 1.0
+
+    def log_costs(self, configurations: list[Configuration]) -> FloatArray:
+        """Log of the relative cost of each, shape (configurations,)."""
+        found = np.zeros(len(configurations))
+        for key, options in self.costs.items():
+            for place, configuration in enumerate(configurations):
+                found[place] += math.log(options.get(configuration[key]["name"], 1.0))
+        return found
+
+
+def _slope(told: FloatArray, log_seconds: FloatArray) -> float:
+    """How much of what is declared the times bear out, in [0, 1]: regression towards 1, which
+    counts as much as one trial that is a natural unit off the mean."""
+    if len(told) == 0 or float(np.ptp(told)) == 0.0:
+        return 1.0
+    centred = told - told.mean()
+    slope = (centred @ (log_seconds - log_seconds.mean()) + 1.0) / (centred @ centred + 1.0)
+    return float(min(1.0, max(0.0, slope)))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from autotune.plugins.training import (
     Progress,
     Schedule,
     Signals,
+    StepCost,
     no_per_sample_gradients,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "Progress",
     "Schedule",
     "Signals",
+    "StepCost",
     "TorchSchedule",
     "check",
     "no_per_sample_gradients",

@@ -32,6 +32,7 @@ class ModelInfo:
         classification: whether the model returns class logits of shape (batch, classes).
         shifted: whether the task has a shifted stream to adapt to.
         head: name prefixes of freshly initialised parts that train under every adapter.
+        forward_flops: floating-point operations of a forward pass, a sample; 0 where unknown.
     """
 
     pretrained: bool
@@ -40,6 +41,7 @@ class ModelInfo:
     classification: bool = True
     shifted: bool = True
     head: tuple[str, ...] = ()
+    forward_flops: float = 0.0
 
     def has(self, *layer_types: str) -> bool:
         """Whether the model contains a module of any of the named classes."""

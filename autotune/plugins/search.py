@@ -182,7 +182,8 @@ class SearchContext:
     `evaluation_space` holds the choices that affect only evaluation. `final` and `utility` are
     None where there is no final phase, and no stop by utility. `derived` is the choice of
     schedule that a trial of the final phase is derived with, by `Origin.how`; what is not in it
-    cannot be."""
+    cannot be. `costs` are what a unit is declared to cost, by choice and option, as a multiple of
+    its forward and backward passes."""
 
     space: Space
     evaluation_space: Space
@@ -197,6 +198,7 @@ class SearchContext:
     earlier: tuple[Earlier, ...] = ()
     holdout: Holdout | None = None
     derived: Mapping[str, Configuration] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def extended(self, event: Extended) -> SearchContext:
         """As it is from this event on."""

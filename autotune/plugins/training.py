@@ -19,6 +19,20 @@ from torch import Tensor, nn
 from autotune.plugins.base import ModelInfo, Plugin, PluginError
 
 
+@dataclass(frozen=True)
+class StepCost:
+    """What a step of an optimizer takes, by its paper's complexity.
+
+    Args:
+        passes: forward and backward passes' worth of work, the ordinary one included.
+        flops: floating-point operations beside them; what is linear in the number of
+            parameters, as in every first-order method, need not be counted.
+    """
+
+    passes: float = 1.0
+    flops: float = 0.0
+
+
 class Optimizer(Plugin):
     """Builds a torch optimizer. Parameter groups carry their base rate in ``lr``.
 
@@ -46,6 +60,12 @@ class Optimizer(Plugin):
         (SGD). What is known of learning rates, such as how they go with a model's width, differs
         between them."""
         return "elements"
+
+    def step_cost(self, parameter_shapes: Mapping[str, tuple[int, ...]]) -> StepCost:
+        """What a step takes on parameters of these shapes, by dotted name: to be declared by
+        methods that multiply or decompose matrices, or evaluate the loss again. A search with
+        a budget in seconds goes by it until it has timed them."""
+        return StepCost()
 
     def training_loss(self, loss: Callable[[Tensor, Any], Tensor]) -> Callable[..., Tensor]:
         """The function of outputs and targets to minimise, where the method is more than a rule

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.flop_counter import FlopCounterMode
 
 from autotune.plugins import ModelInfo, Plugin
 from autotune.space import Configuration
@@ -27,7 +28,7 @@ from autotune.train.pretrained import (
     pretrained_weights,
 )
 from autotune.train.task import RunContext, Task, TaskError
-from autotune.train.tensors import call
+from autotune.train.tensors import call, tensors_of
 from autotune.train.torch_run import TorchRun
 
 ModelFactory = Callable[[Mapping[str, Any]], nn.Module]
@@ -163,6 +164,7 @@ class TorchTask(Task):
             # A copy of few samples suffices to see what comes out.
             inputs, targets = next(batches(data, data.validation, 2))
             outputs = _look(module, inputs)
+            flops = _forward_flops(module, inputs) / min(2, len(tensors_of(targets)[0]))
         return ModelInfo(
             pretrained=self.pretrained is not None,
             layer_types=Counter(type(part).__name__ for part in module.modules()),
@@ -176,6 +178,7 @@ class TorchTask(Task):
             ),
             shifted=bool(data.shifted),
             head=self.head,
+            forward_flops=flops,
         )
 
     def fingerprint(self) -> str:
@@ -293,3 +296,19 @@ def _look(module: nn.Module, inputs: Any) -> Any:
     for part, training in modes.items():
         part.training = training
     return outputs
+
+
+def _forward_flops(module: nn.Module, inputs: Any) -> float:
+    """Floating-point operations of a forward pass over `inputs`; 0 where torch cannot count them
+    (a scripted module, an operation that the counter's mode does not reach)."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    try:
+        # Fused encoder layers are one operation, which the counter does not know.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with FlopCounterMode(display=False) as counter:
+            _look(module, inputs)
+        return float(counter.get_total_flops())
+    except Exception:  # of any kind: nothing depends on it but a first guess of costs
+        return 0.0
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import ModelInfo, Optimizer
+from autotune.plugins import ModelInfo, Optimizer, StepCost
 from autotune.space import Float, Ordinal, Prior, Space
 
 from . import _spaces
+from ._cost import Shapes, orthogonalised, qr, sides
 from ._groups import matrix_groups, no_matrices
 from ._low_rank import leading_right_vectors
 from ._matrix import MatrixOptimizer, add_, decay_, step_count
@@ -156,6 +157,15 @@ class COSMOS(Optimizer):
     def normalises(self) -> Literal["nothing", "elements", "tensors"]:
         """Each tensor's step as a whole."""
         return "tensors"
+
+    def step_cost(self, parameter_shapes: Shapes) -> StepCost:
+        """Seven products of every matrix with its basis, a decomposition of the basis, and
+        Newton-Schulz iteration of the rest."""
+        flops = 0.0
+        for short, long in sides(parameter_shapes):
+            rank = min(self.configuration["rank"], short)
+            flops += 14.0 * short * long * rank + 2 * qr(long, rank) + orthogonalised(short, long)
+        return StepCost(flops=flops)
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `CosmosOptimizer` over matrices and all else."""

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import ModelInfo, Optimizer
+from autotune.plugins import ModelInfo, Optimizer, StepCost
 from autotune.space import Space
 
+from ._cost import Shapes, low_rank
 from ._groups import matrix_groups, no_matrices
 from ._low_rank import (
     low_rank_defaults,
@@ -81,6 +82,10 @@ class GaLore(Optimizer):
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
         return no_matrices(model_info)
+
+    def step_cost(self, parameter_shapes: Shapes) -> StepCost:
+        """The low-rank products and decompositions."""
+        return StepCost(flops=low_rank(parameter_shapes, self.configuration))
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `GaLoreOptimizer` over matrices and all else."""

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import ModelInfo, Optimizer
+from autotune.plugins import ModelInfo, Optimizer, StepCost
 from autotune.space import Space
 
+from ._cost import Shapes, low_rank
 from ._groups import matrix_groups, no_matrices
 from ._low_rank import (
     low_rank_defaults,
@@ -122,6 +123,10 @@ class GradNormLoRP(Optimizer):
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
         return no_matrices(model_info)
+
+    def step_cost(self, parameter_shapes: Shapes) -> StepCost:
+        """GaLore's, of the direction's gradient."""
+        return StepCost(flops=low_rank(parameter_shapes, self.configuration))
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `GradNormLoRPOptimizer` over matrices and all else."""

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import ModelInfo, Optimizer
+from autotune.plugins import ModelInfo, Optimizer, StepCost
 from autotune.space import Categorical, Ordinal, Prior, Space
 
 from . import _spaces
+from ._cost import Shapes, orthogonalised, sides
 from ._groups import matrix_groups, no_matrices
 from ._matrix import MatrixOptimizer, add_, decay_
 from ._orthogonal import newton_schulz
@@ -97,6 +98,11 @@ class Muon(Optimizer):
     def normalises(self) -> Literal["nothing", "elements", "tensors"]:
         """Each tensor's step as a whole."""
         return "tensors"
+
+    def step_cost(self, parameter_shapes: Shapes) -> StepCost:
+        """Newton-Schulz iteration of every matrix."""
+        matrices = sides(parameter_shapes, kernels=True)
+        return StepCost(flops=sum(orthogonalised(*both) for both in matrices))
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `MuonOptimizer` over matrices with kernels and all else."""

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import ModelInfo, Optimizer
+from autotune.plugins import ModelInfo, Optimizer, StepCost
 from autotune.space import Float, Ordinal, Prior, Space
 
+from ._cost import Shapes, low_rank, sides
 from ._groups import matrix_groups, no_matrices
 from ._low_rank import (
     low_rank_defaults,
@@ -100,6 +101,16 @@ class NaturalGaLore(Optimizer):
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
         return no_matrices(model_info)
+
+    def step_cost(self, parameter_shapes: Shapes) -> StepCost:
+        """GaLore's, and the products of the past projected gradients with each other and with
+        the present one."""
+        flops = low_rank(parameter_shapes, self.configuration)
+        history = self.configuration["history"]
+        for short, long in sides(parameter_shapes):
+            rank = min(self.configuration["rank"], short)
+            flops += 2.0 * history * (history + 2) * rank * long + history**3
+        return StepCost(flops=flops)
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `NaturalGaLoreOptimizer` over matrices and all else."""

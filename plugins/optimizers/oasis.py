@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import Optimizer
+from autotune.plugins import Optimizer, StepCost
 from autotune.space import Categorical, Float, Ordinal, Prior, Space
 
+from ._cost import Shapes
 from ._curvature import Draws, evaluate, hessian_times, signs_like
 from ._groups import parameter_groups
 from ._matrix import TypedStateOptimizer, step_count
@@ -154,6 +155,12 @@ class OASIS(Optimizer):
                 ),
             }
         )
+
+    def step_cost(self, parameter_shapes: Shapes) -> StepCost:
+        """The second gradient of the step-size rule, and the product with the Hessian where it
+        is due, which is twice a gradient's work."""
+        products = 2.0 / self.configuration["hessian_update_every"]
+        return StepCost(passes=1.0 + (1.0 if self.configuration["adaptive"] else 0.0) + products)
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """An `OASISOptimizer` over all parameters."""

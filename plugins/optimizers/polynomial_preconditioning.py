@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import Optimizer
+from autotune.plugins import Optimizer, StepCost
 from autotune.space import Float, Integer, Prior, Space
 
+from ._cost import Shapes
 from ._curvature import evaluate, hessian_times
 from ._groups import parameter_groups
 from ._matrix import TypedStateOptimizer
@@ -130,6 +131,10 @@ class PolynomialPreconditioner(Optimizer):
                 "damping": Float(1e-4, 10.0, log=True, default=0.1, prior=Prior(0.1, "low")),
             }
         )
+
+    def step_cost(self, parameter_shapes: Shapes) -> StepCost:
+        """Products with the Hessian, each twice a gradient's work."""
+        return StepCost(passes=1.0 + 2.0 * (self.configuration["degree"] + 1))
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `PolynomialPreconditioning` over all parameters."""

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from autotune.plugins import Optimizer
+from autotune.plugins import Optimizer, StepCost
 from autotune.space import Choice, Float, Prior, Space
 
 from . import _spaces
+from ._cost import Shapes
 from ._curvature import evaluate
 from ._foreach import gradients, parameters_with_gradients
 from ._groups import can_fuse, parameter_groups
@@ -96,6 +97,10 @@ class SAM(Optimizer):
     def normalises(self) -> Literal["nothing", "elements", "tensors"]:
         """As the optimizer that steps."""
         return "elements" if self.configuration["base"]["name"] == "adamw" else "nothing"
+
+    def step_cost(self, parameter_shapes: Shapes) -> StepCost:
+        """A second forward and backward pass."""
+        return StepCost(passes=2.0)
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The chosen optimizer, made sharpness-aware."""

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import Optimizer
+from autotune.plugins import Optimizer, StepCost
 from autotune.space import Ordinal, Prior, Space
 
 from . import _spaces
+from ._cost import Shapes, qr
 from ._foreach import parameters_with_gradients
 from ._groups import parameter_groups
 from ._matrix import TypedStateOptimizer, add_, decay_, step_count, wide_gradients
@@ -151,6 +152,18 @@ class SOAP(Optimizer):
                 "weight_decay": _spaces.weight_decay(),
             }
         )
+
+    def step_cost(self, parameter_shapes: Shapes) -> StepCost:
+        """A side of n, of a tensor of N numbers: two turns and the product with itself at 2 N n
+        each; every ``precondition_frequency`` steps the basis' product and decomposition at 6
+        n^3, and the mean there and back."""
+        flops = 0.0
+        for shape in parameter_shapes.values():
+            for length in (shape[side] for side in _turned_sides(torch.Size(shape))):
+                product = 2.0 * torch.Size(shape).numel() * length
+                turn = 2.0 * length**3 + qr(length, length) + 2 * product
+                flops += 3 * product + turn / self.configuration["precondition_frequency"]
+        return StepCost(flops=flops)
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """A `SOAPOptimizer` over the decayed and the other parameters."""

@@ -262,12 +262,12 @@ class FreezeThaw(Policy):
         most = np.minimum(most.astype(float), max(left, 1.0))
         if context.budget.seconds is None:
             return _Candidates(frozen, new, most, np.ones(len(most)))
-        model = state.costs.model(trials)
-        if not model.known:
-            return _Candidates(frozen, new, most, np.ones(len(most)))
+        model = state.costs.model(trials, context.costs)
         unit = np.append([model.of_trial(trial.number) for trial in frozen], model.of_new(new))
-        warm_up = model.warm_up - 1.0
         counted = context.budget.units is None
+        if not model.known:  # costs are relative: they forbid nothing
+            return _Candidates(frozen, new, most, unit if counted else np.ones(len(most)))
+        warm_up = model.warm_up - 1.0
         found = _Candidates(
             frozen,
             new,
@@ -316,7 +316,7 @@ def _in_time(context: SearchContext, state: _State, trials: Trials, thaw: Thaw) 
     """Whether one unit of a trial ends before the deadline, if there is one."""
     if context.budget.seconds is None:
         return True
-    model = state.costs.model(trials)
+    model = state.costs.model(trials, context.costs)
     return not model.known or trials.at + model.of_trial(thaw.trial) <= context.budget.seconds
 
 

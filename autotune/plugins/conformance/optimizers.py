@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,13 @@ def check_build(plugin: type[Optimizer], configuration: Mapping[str, Any]) -> No
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise Fault(f"build returns {type(optimizer).__name__}, not a torch.optim.Optimizer")
         _check_groups(optimizer, named)
+        _check_cost(plugin(configuration), named)
+
+
+def _check_cost(plugin: Optimizer, named: list[tuple[str, nn.Parameter]]) -> None:
+    cost = plugin.step_cost({name: tuple(parameter.shape) for name, parameter in named})
+    if not (1.0 <= cost.passes < math.inf and 0.0 <= cost.flops < math.inf):
+        raise Fault(f"step_cost returns {cost}; expected at least one pass, and no flops below 0")
 
 
 def _check_groups(optimizer: torch.optim.Optimizer, named: list[tuple[str, nn.Parameter]]) -> None:
