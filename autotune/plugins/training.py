@@ -200,7 +200,7 @@ class Schedule(Plugin):
         """
         raise PluginError(
             f"the schedule {self.name!r} cannot take over a run from another one; "
-            "expected one that cools down from where it begins, as warmup_stable_decay does"
+            "expected one that comes down from where it begins, as warmup_stable_decay does"
         )
 
     def refine(self, norms: GradientNorms, norm: Literal["l1", "l2"], filter_width: float) -> None:

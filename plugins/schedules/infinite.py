@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from autotune.plugins import Control, Progress, Schedule, Signals
 from autotune.space import Categorical, Choice, Float, Integer, Prior, Space
@@ -15,6 +16,9 @@ from ._shapes import (
     warm_up_space,
 )
 
+FINAL_FACTOR = 0.01
+"""Where the annealing ends, of the base rate, if nothing else is said."""
+
 
 class Infinite(Schedule):
     """Linear warm-up, a cooldown to ``constant_factor``, then that rate for as long as wanted.
@@ -24,6 +28,10 @@ class Infinite(Schedule):
     share of the horizon; only that phase is bound to it. Phases as in the papers; the annealing
     starts from whatever the rate is when it begins, which is the constant one unless the
     cooldown is still under way.
+
+    It can take over a run from any other schedule, or from itself (`branch`): then it is the
+    annealing alone, from the rate that it finds to the horizon, which gives a final checkpoint
+    from any saved point of a run that is held at its constant rate.
     """
 
     name: ClassVar[str] = "infinite"
@@ -33,6 +41,8 @@ class Infinite(Schedule):
         "Models, TMLR 2024, arXiv 2403.08763; Singh et al.: Beyond Cosine Decay, 2025, "
         "arXiv 2503.02844"
     )
+
+    _branch: dict[str, Any] | None = None
 
     @classmethod
     def space(cls) -> Space:
@@ -49,7 +59,7 @@ class Infinite(Schedule):
                         "exponential": Space(
                             {
                                 "fraction": Float(0.05, 0.3, default=0.1),
-                                "final_factor": Float(1e-3, 0.1, log=True, default=0.01),
+                                "final_factor": Float(1e-5, 0.1, log=True, default=FINAL_FACTOR),
                             }
                         ),
                     },
@@ -63,9 +73,22 @@ class Infinite(Schedule):
         anneal = self.configuration["anneal"]
         return None if anneal["name"] == "none" else 1.0 - float(anneal["fraction"])
 
+    def branch(self, progress: Progress, control: Control) -> None:
+        """Anneal from here to the horizon, starting at the factors commanded last."""
+        self._branch = {
+            "samples": progress.samples,
+            "factor": control.factor,
+            "group_factors": dict(control.group_factors),
+        }
+
     def control(self, progress: Progress, signals: Signals) -> Control:
         """Factor of the coming step."""
         anneal = self.configuration["anneal"]
+        if self._branch is not None:
+            factor, final = self._branch["factor"], anneal.get("final_factor", FINAL_FACTOR)
+            share = share_done(progress.samples, self._branch["samples"], progress.horizon_samples)
+            left = exponential(share, min(1.0, final / factor)) if factor > 0 else 1.0
+            return Control(factor * left, group_factors=self._branch["group_factors"])
         if anneal["name"] == "none":
             return Control(factor=self._without_horizon(progress, progress.samples))
         start = (1.0 - anneal["fraction"]) * progress.horizon_samples
@@ -82,3 +105,11 @@ class Infinite(Schedule):
         shape = DESCENTS[self.configuration["cooldown_shape"]]
         share = share_done(samples, warm, warm + self.configuration["cooldown_samples"])
         return shape(share, self.configuration["constant_factor"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run was taken over, if it was."""
+        return {"branch": self._branch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self._branch = state["branch"]

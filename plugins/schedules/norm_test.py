@@ -37,11 +37,12 @@ class NormTest(Schedule):
     - ``coordinate_wise``: ``b = max_j V(g_ij) / (eta^2 g_j^2)`` (AdAdaGrad's coordinate-wise
       test; far stricter, since the noisiest coordinate decides);
     - ``inner_product``: ``b = V(<g_i, g>) / (theta^2 |g|^4)``;
-    - ``augmented``: the larger of ``inner_product`` and the orthogonality test,
-      ``b = sum_j V((g_i - (<g_i, g> / |g|^2) g)_j) / (nu^2 |g|^2)`` (Bollapragada et al.,
-      whose theta = 0.9 and nu = 5.84 are the defaults).
+    - ``orthogonality``: ``b = sum_j V((g_i - (<g_i, g> / |g|^2) g)_j) / (nu^2 |g|^2)``;
+    - ``augmented``: the larger of these two (Bollapragada et al., whose theta = 0.9 and
+      nu = 5.84 are the defaults).
 
-    With the optimizer AdaGrad this is AdAdaGrad; it works with any. The authors' code tests the
+    With the optimizer ``adagrad`` this is AdAdaGrad, and by its norm AdAdaGradNorm; it works with
+    any. The authors' code tests the
     parameters tensor by tensor and adds up inner products that belong to different tensors; here
     ``g`` is the whole gradient, as in the papers. They look at the whole batch at every step,
     this at no more than 128 samples every ``interval`` steps.
@@ -75,6 +76,7 @@ class NormTest(Schedule):
                     {
                         "norm": Space({"eta": eta}),
                         "inner_product": Space({"theta": theta}),
+                        "orthogonality": Space({"nu": nu}),
                         "augmented": Space({"theta": theta, "nu": nu}),
                         "coordinate_wise": Space({"eta": eta}),
                     },
@@ -122,8 +124,10 @@ class NormTest(Schedule):
             return _ratio(across, test["eta"] ** 2 * squared)
         if test["name"] == "coordinate_wise":
             return _ratio(signals.coordinate_variance_ratio, test["eta"] ** 2)
-        wanted = _ratio(signals.inner_product_variance, test["theta"] ** 2 * squared**2)
-        if test["name"] == "augmented":
+        wanted = 0.0
+        if "theta" in test:
+            wanted = _ratio(signals.inner_product_variance, test["theta"] ** 2 * squared**2)
+        if "nu" in test:
             orthogonal = _ratio(signals.orthogonal_variance, test["nu"] ** 2 * squared)
             wanted = max(wanted, orthogonal)
         return wanted

@@ -132,6 +132,20 @@ def test_a_cooldown_starts_at_the_rate_it_finds_and_never_raises_it(folder: Path
     assert trained(run, 6)[1] == pytest.approx([rate(late)] * 6)
 
 
+def test_the_infinite_schedule_anneals_from_any_saved_point(folder: Path) -> None:
+    """Exponentially from its constant rate, to a hundredth of the base rate unless told."""
+    infinite = {"name": "infinite", "cooldown_samples": 500, "constant_factor": 0.5}
+    parent = opened(folder, {**infinite, "anneal": {"name": "none"}}, accumulation_steps=1)
+    trained(parent, 6)
+    found = parent._stepper._control.factor
+    run = opened(folder, {**infinite, "anneal": {"name": "none"}}, accumulation_steps=1)
+    run.branch(parent.freeze())
+    _, rates = trained(run, 6)
+    shares = [8 * step / 42 for step in range(6)]
+    expected = [found * (0.01 / found) ** share for share in shares]
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
 def test_what_cannot_take_over_says_so(folder: Path) -> None:
     parent = opened(folder, {"name": "constant"})
     trained(parent, 2)

@@ -18,10 +18,12 @@ def wanted(test: Hyperparameters, s: Signals) -> float:
         return s.per_sample_gradient_variance / (test["eta"] ** 2 * square)
     if test["name"] == "coordinate_wise":
         return s.coordinate_variance_ratio / test["eta"] ** 2
-    size = s.inner_product_variance / (test["theta"] ** 2 * square**2)
-    if test["name"] == "augmented":
-        size = max(size, s.orthogonal_variance / (test["nu"] ** 2 * square))
-    return size
+    sizes = {}
+    if test["name"] in ("inner_product", "augmented"):
+        sizes["along"] = s.inner_product_variance / (test["theta"] ** 2 * square**2)
+    if test["name"] in ("orthogonality", "augmented"):
+        sizes["across"] = s.orthogonal_variance / (test["nu"] ** 2 * square)
+    return max(sizes.values())
 
 
 def controls(

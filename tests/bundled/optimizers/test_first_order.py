@@ -20,7 +20,7 @@ from autotune_plugins.optimizers import _adam, _foreach, _momentum, adafactor
 NAMES = [
     "sgd", "adamw", "lion", "adabelief", "adabound", "adamod", "adafactor", "adam_cm", "adamp",
     "sgdp", "adaptive_braking", "lamb", "lars", "tvlars", "sgd_sai", "perpgrad", "nadam", "radam",
-    "adan", "prodigy", "schedule_free_adamw",
+    "adan", "prodigy", "schedule_free_adamw", "adagrad",
 ]  # fmt: skip
 STEPS = 50
 SHAPES = {"wide": (3, 700), "tall": (400, 5), "kernel": (6, 3, 3, 3), "vector": (37,)}
