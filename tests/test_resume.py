@@ -16,6 +16,7 @@ from study_tasks import Quick, QuickRun
 
 import autotune
 from autotune import record
+from autotune.api import other_executor
 from autotune.begin import _Recorded
 from autotune.cli import main
 from autotune.header import Header, StudyError, differences
@@ -328,3 +329,12 @@ def test_a_budget_or_horizon_that_cannot_be_is_refused(tmp_path: Path) -> None:
             autotune.resume("less", Quick(), folder=tmp_path, progress=False, **wrong)  # type: ignore[arg-type]
     same = autotune.resume("less", Quick(), folder=tmp_path, budget={"epochs": 8}, progress=False)
     assert len(same.view.events) == count
+
+
+def test_options_of_the_same_executor_stay_unless_given_anew() -> None:
+    described = {"name": "ray", "num_cpus": 0.5, "address": "here:1"}
+    assert other_executor(None, described) == described
+    assert other_executor("ray", described) == described
+    moved = other_executor({"name": "ray", "address": "there:2"}, described)
+    assert moved == {"name": "ray", "num_cpus": 0.5, "address": "there:2"}
+    assert other_executor("local", described) == {"name": "local"}

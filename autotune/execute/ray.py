@@ -28,6 +28,7 @@ from autotune.plugins import PluginError
 from autotune.plugins.execution import (
     Broken,
     Done,
+    EvaluateJob,
     ExecutionContext,
     Executor,
     Job,
@@ -315,6 +316,9 @@ class Ray(Executor):
                 report = kept
             held = isinstance(report, Done)
             worker.holds[kind] = (job.trial, report.checkpoint or job.checkpoint) if held else None
+            if kind is EvaluateJob and not worker.shared:
+                # it may have given up its warm run for room, and must then be sent the checkpoint
+                worker.holds.pop(TrainJob, None)
             worker.job = None
             self._expect_end(worker)
         self._pending.append(report)

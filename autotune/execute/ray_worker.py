@@ -74,7 +74,8 @@ class RayWorker:
 
         Args:
             orders: the fields of an `Opening`.
-            task: by value, unless it has an address; its data stays in the object store.
+            task: by value, or empty where it is to be imported; its data stays in the object
+                store.
             path: the driver's import path; what exists here is made importable.
             marker: a file in the study's folder and its content, by which a worker knows that
                 it sees that folder; None: take it as unseen.

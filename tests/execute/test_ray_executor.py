@@ -19,7 +19,7 @@ from jobs import context, evaluate, finish, go_on, train, without_times
 from autotune.execute.local import Local
 from autotune.execute.ray import Ray
 from autotune.plugins import PluginError
-from autotune.plugins.execution import Done, Oversize, TrainJob, Unit, WorkerLost
+from autotune.plugins.execution import Done, EvaluateJob, Oversize, TrainJob, Unit, WorkerLost
 from autotune.train.task import TaskError
 
 pytestmark = pytest.mark.timeout(300)
@@ -165,6 +165,8 @@ def test_workers_without_the_folder_hand_their_checkpoints_over(
         assert last.exact
         ((stream,),) = finish(executor, evaluate(job, done))
         assert "shifted" in stream.select
+        # an evaluation may have cost the worker its warm run
+        assert executor._workers[0].holds.keys() == {EvaluateJob}
         # weights made on a node come to the study's folder, and from there to other workers
         made = train(5, 1, bad="pretrain", at=1)
         finish(executor, made)
