@@ -20,6 +20,7 @@ from replayed.ledger import BUDGETS, Ledger, Limit, Spent, Training, epoch_secon
 
 import autotune
 from autotune.decide import Search, build_search
+from autotune.decide.arms.policy import ArmPolicy
 from autotune.header import SEARCH_DEFAULTS
 from autotune.plugins.discovery import Catalogue
 from autotune.plugins.search import (
@@ -56,8 +57,11 @@ def parts(policy: str | None = None) -> dict[str, dict[str, str]]:
 
 
 def policies() -> list[str]:
-    """Every registered policy except the default, in order."""
-    return [name for name in Catalogue().names("policy") if name != AUTOMATIC]
+    """Every registered policy except the default, in order, and without those that share a budget
+    among families of plugins, of which a table has none."""
+    catalogue = Catalogue()
+    names = (name for name in catalogue.names("policy") if name != AUTOMATIC)
+    return [name for name in names if not issubclass(catalogue.get("policy", name), ArmPolicy)]
 
 
 def search_for(table: Table, ledger: Ledger, seed: int, policy: str | None) -> tuple[Search, Rows]:

@@ -413,6 +413,7 @@ def test_contributions_to_the_hypervolume() -> None:
 def test_an_epsilon_net_begins_with_the_best_and_spreads() -> None:
     line = np.array([[x, 1000 * (1 - x)] for x in (0.5, 0.3, 0.0, 1.0, 0.1)])
     assert epsilon_net(line, 5) == [2, 3, 0, 1, 4]
+    assert epsilon_net(np.zeros((3, 2)), 3) == [0, 1, 2], "each once, also of equals"
 
 
 def test_a_missing_objective_is_the_worst_and_a_missing_primary_one_is_never_promoted() -> None:
