@@ -113,17 +113,10 @@ class Driver:
     def _start(self) -> subprocess.Popen[bytes]:
         begun = record.exists(self.study)
         command = ["resume"] if begun else ["run", "chaos.yaml", "--name", NAME]
-        environment = {
-            "CHAOS_SECONDS": str(UNIT_SECONDS),
-            "CHAOS_LOG": str(self.folder / "trained"),
-            "OMP_NUM_THREADS": "1",
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
         with open(self.folder / "driver.log", "ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "autotune", *command, "--quiet"],
                 cwd=self.folder,
-                env={**os.environ, **environment},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -148,13 +141,10 @@ class Driver:
 
 def worker_to_kill(folder: Path, chosen: random.Random) -> int | None:
     """A process that trained one of the last units and is still there."""
-    with contextlib.suppress(FileNotFoundError):
-        lines = (folder / "trained").read_text().splitlines()[-2 * WORKERS :]
-        alive = sorted({int(line.split()[0]) for line in lines if line.count(" ") == 2})
-        alive = [process for process in alive if Path(f"/proc/{process}/stat").exists()]
-        if alive:
-            return chosen.choice(alive)
-    return None
+    lines = (folder / "trained").read_text().splitlines()[-2 * WORKERS :]
+    trained = sorted({int(line.split()[0]) for line in lines if line.count(" ") == 2})
+    alive = [process for process in trained if Path(f"/proc/{process}/stat").exists()]
+    return chosen.choice(alive) if alive else None
 
 
 class Nodes:
@@ -163,7 +153,6 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         head = {"num_cpus": 0, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self._nodes = [self._cluster.add_node(num_cpus=1) for _ in range(WORKERS)]
@@ -199,6 +188,14 @@ def run(executor: str, kills: int, seed: int, folder: Path) -> Tally:
     chosen = random.Random(seed)
     tally = Tally(executor, seed, budget=60 + 14 * kills)
     began = time.monotonic()
+    # For the driver and its workers; those of a cluster inherit it from their node.
+    os.environ |= {
+        "CHAOS_SECONDS": str(UNIT_SECONDS),
+        "CHAOS_LOG": str(folder / "trained"),
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    (folder / "trained").touch()
     with nodes_for(executor) as nodes:
         (folder / "chaos.yaml").write_text(
             STUDY_FILE.format(
