@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autotune import record
-from autotune.asked import as_budget, as_final, as_holdout, as_objectives, as_utility
+from autotune.asked import as_budget, as_final, as_holdout, as_limits, as_objectives, as_utility
 from autotune.begin import FOLDER, Plan, as_named, begin, check_count, reopen
 from autotune.extension import extend
 from autotune.header import Header, StudyError, unstarted
 from autotune.plugins import PluginError
 from autotune.plugins.discovery import get
-from autotune.plugins.execution import ExecutionContext, Executor
+from autotune.plugins.execution import ExecutionContext, Executor, Limits
 from autotune.plugins.search import Budget, Final, Forecaster, Holdout, Objective, Utility
 from autotune.record import Record
 from autotune.result import Result, StudyView
@@ -47,6 +47,7 @@ def tune(
     warm_start: Earlier | Sequence[Earlier] = (),
     holdout: Holdout | Mapping[str, float] | None = None,
     checkpoint_url: str | None = None,
+    limits: Limits | Mapping[str, float] | None = None,
     progress: bool = True,
     listeners: Sequence[Listener] = (),
 ) -> Result:
@@ -94,6 +95,10 @@ def tune(
             checkpoints is made: ``s3://bucket/folder`` (with the package that fsspec names for
             it), ``file:///shared/folder``. None: in the study's folder; workers on machines that
             do not see that hand their checkpoints over.
+        limits: ``{"segment_minutes": 30, "checkpoint_gb": 10}``, any subset: a segment that
+            takes longer is ended, and its trial has failed (default: none; a worker that hangs
+            is replaced in any case); all checkpoints together never take more on disk (default:
+            10), the least likely to be needed going first.
         progress: show progress on standard error.
         listeners: called as ``listener(trials, event)`` with every event once it is recorded.
 
@@ -101,13 +106,13 @@ def tune(
         StudyError, TaskError, SpaceError, PluginError, RecordError: what is wrong, for people.
         Interrupted: a `KeyboardInterrupt`, after freezing, on SIGINT or SIGTERM.
     """
-    limits, unit = as_budget(budget)
+    spent, unit = as_budget(budget)
     worth, priced = as_utility(utility)
     plan = Plan(
         task=as_address(task),
         space=space,
         objectives=as_objectives(objectives),
-        budget=limits,
+        budget=spent,
         horizon=horizon,
         name=name,
         seed=seed,
@@ -118,6 +123,7 @@ def tune(
         warm_start=as_earlier(warm_start, folder),
         holdout=as_holdout(holdout),
         checkpoint_url=checkpoint_url,
+        limits=as_limits(limits),
         first=tuple(first),
         search=dict(search or {}),
         executor=executor,
@@ -138,6 +144,7 @@ def resume(
     executor: str | Mapping[str, Any] | None = None,
     workers: int | None = None,
     device: str | None = None,
+    limits: Limits | Mapping[str, float] | None = None,
     accept_changes: bool = False,
     progress: bool = True,
     listeners: Sequence[Listener] = (),
@@ -153,6 +160,7 @@ def resume(
             configuration knows no horizon go on from their checkpoints; the others stay at theirs.
         executor, workers, device: other than before; what is searched stays the same. Options
             of the same executor that are not given stay as they were.
+        limits: other than before, as in `tune`, from now on.
         accept_changes: go on although data, task, plugin versions or the plugins' spaces are
             not as they were recorded.
 
@@ -162,6 +170,9 @@ def resume(
     if workers is not None:
         check_count("workers", workers)
     log, header, opened = reopen(find(study, folder), as_address(task), accept_changes)
+    if limits is not None:
+        header = replace(header, limits=as_limits(limits, header.limits))
+        log.set_meta("header", header.to_plain())
     means = Means(
         other_executor(executor, header.executor),
         workers or header.workers,
@@ -271,6 +282,7 @@ def run(
                     executor,
                     execution,
                     lambda configuration: bound_from(header.resolved, configuration),
+                    header.limits,
                     [*([listener] if listener else []), *listeners],
                 ).run()
     except (PluginError, TaskError):

@@ -1,5 +1,5 @@
-"""What users write, as values: objectives, budgets, the final phase, utility; by Python or on the
-command line. Study files are read in `autotune.study_file`, with the line of every mistake.
+"""What users write, as values: objectives, budgets, limits, the final phase, utility; by Python or
+on the command line. Study files are read in `autotune.study_file`, with every mistake's line.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from autotune.begin import known_objective
 from autotune.header import StudyError
+from autotune.plugins.execution import Limits
 from autotune.plugins.search import Budget, Final, Holdout, Objective, Utility
 
 LARGEST = 2**53
@@ -149,6 +150,27 @@ def as_holdout(given: Holdout | Mapping[str, Any] | None) -> Holdout | None:
         if not (_is_number(value) and 0 < value < math.inf):
             raise StudyError(f"holdout: {key} is {value!r}; expected a number above 0")
     return Holdout(**values)
+
+
+def as_limits(given: Limits | Mapping[str, Any] | None, before: Limits | None = None) -> Limits:
+    """What execution may take; what is not given stays as it was, or takes its default. Raises
+    `StudyError`."""
+    if isinstance(given, Limits):
+        return given
+    known = ("segment_minutes", "checkpoint_gb")
+    if given is not None and (
+        not isinstance(given, Mapping) or any(key not in known for key in given)
+    ):
+        raise StudyError(f"limits: is {given!r}; expected a mapping of any of {', '.join(known)}")
+    changes: dict[str, Any] = {}
+    for key, value in (given or {}).items():
+        if not (_is_number(value) and 0 < value < math.inf):
+            raise StudyError(f"limits: {key} is {value!r}; expected a number above 0")
+        if key == "segment_minutes":
+            changes["segment_seconds"] = value * 60.0
+        else:
+            changes["checkpoint_bytes"] = int(value * 1e9)
+    return replace(before or Limits(), **changes)
 
 
 def _is_number(value: Any) -> bool:

@@ -30,6 +30,7 @@ from autotune.execute.task_address import as_task, load_task
 from autotune.header import SEARCH_DEFAULTS, Header, StudyError, differences, unstarted
 from autotune.plugins import ModelInfo, PluginError, Schedule
 from autotune.plugins.discovery import Catalogue
+from autotune.plugins.execution import Limits
 from autotune.plugins.search import (
     AUTO,
     Budget,
@@ -77,6 +78,7 @@ class Plan:
         holdout: of the reusable hold-out; None for none.
         checkpoint_url: of storage in which the study gets a folder for its checkpoints; None:
             in the study's own folder.
+        limits: of segments and checkpoints.
     """
 
     task: Any
@@ -99,6 +101,7 @@ class Plan:
     warm_start: tuple[StudyView | Result, ...] = ()
     holdout: Holdout | None = None
     checkpoint_url: str | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, Header, Task]:
@@ -255,6 +258,7 @@ def _header(plan: Plan, task: Task) -> Header:
         final=plan.final,
         utility=plan.utility,
         holdout=plan.holdout,
+        limits=plan.limits,
         derived=derived,
         costs=declared_costs(resolved, info, catalogue) if info is not None else {},
     )

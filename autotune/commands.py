@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -137,6 +138,18 @@ def _means(parser: argparse.ArgumentParser) -> None:
         help="of a running Ray cluster, such as HOST:PORT, or auto for this machine's",
     )
     parser.add_argument("--workers", type=int, help="segments that run at once")
+    parser.add_argument(
+        "--segment-minutes",
+        type=float,
+        metavar="NUMBER",
+        help="end a segment that takes longer; its trial has failed",
+    )
+    parser.add_argument(
+        "--checkpoint-gb",
+        type=float,
+        metavar="NUMBER",
+        help="what all checkpoints together may take on disk (default: 10)",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda", "auto"))
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--progress", action="store_true", default=True, help="(the default)")
@@ -149,7 +162,7 @@ def _means(parser: argparse.ArgumentParser) -> None:
 def run_study(arguments: argparse.Namespace) -> int:
     """``autotune run``"""
     from autotune.api import as_earlier, other_executor, run
-    from autotune.asked import as_numbers, with_limits
+    from autotune.asked import as_limits, as_numbers, with_limits
     from autotune.begin import begin
 
     file = _file_of(arguments)
@@ -163,6 +176,7 @@ def run_study(arguments: argparse.Namespace) -> int:
         budget=budget,
         unit=unit,
         executor=other_executor(_executor(arguments), plan.executor),
+        limits=as_limits(_limits(arguments), plan.limits),
         warm_start=(*plan.warm_start, *further),
         **_with_ends(arguments),
         **{key: value for key, value in given.items() if value is not None},
@@ -181,6 +195,12 @@ def _executor(arguments: argparse.Namespace) -> str | dict[str, Any] | None:
     if arguments.executor not in (None, "ray"):
         raise StudyError(f"--ray-address: the executor is {arguments.executor!r}; expected ray")
     return {"name": "ray", "address": arguments.ray_address}
+
+
+def _limits(arguments: argparse.Namespace) -> dict[str, float] | None:
+    """The limits that the command line gives, None if it gives none."""
+    given = {key: getattr(arguments, key) for key in ("segment_minutes", "checkpoint_gb")}
+    return {key: value for key, value in given.items() if value is not None} or None
 
 
 def _file_of(arguments: argparse.Namespace) -> Path:
@@ -215,7 +235,7 @@ def plan_of(path: Path, folder: Path = Path(FOLDER)) -> Any:
     """The plan that a study file describes; `folder` holds the studies that it begins from."""
     from autotune import study_file
     from autotune.api import as_earlier
-    from autotune.asked import as_final, as_holdout, as_utility
+    from autotune.asked import as_final, as_holdout, as_limits, as_utility
     from autotune.begin import Plan
 
     described = study_file.load(path)
@@ -241,6 +261,7 @@ def plan_of(path: Path, folder: Path = Path(FOLDER)) -> Any:
         warm_start=as_earlier(described.warm_start, folder),
         holdout=as_holdout(described.holdout),
         checkpoint_url=described.checkpoint_url,
+        limits=as_limits(described.limits),
     )
 
 
@@ -256,6 +277,7 @@ def resume_study(arguments: argparse.Namespace) -> int:
         executor=_executor(arguments),
         workers=arguments.workers,
         device=arguments.device,
+        limits=_limits(arguments),
         accept_changes=arguments.accept_changes,
         progress=arguments.progress,
     )
@@ -325,6 +347,15 @@ def show_status(arguments: argparse.Namespace) -> int:
     print(f"task    {view.header.task_name}")
     print(f"spent   {limits}")
     print(f"trials  {trials or 'none yet'}")
+    kept = facts["checkpoints"]
+    gone = [f"{kept[key]} {key}" for key in ("evicted", "damaged") if kept[key]]
+    print(
+        f"disk    checkpoints take {kept['bytes'] / 1e9:.3g} of "
+        f"{kept['budget_bytes'] / 1e9:.4g} GB{''.join(', ' + text for text in gone)}"
+    )
+    if facts["retried"]:
+        causes = (f"{count} ({cause})" for cause, count in facts["retried"].items())
+        print(f"retried {', '.join(causes).replace('_', ' ')}")
     if facts["best"] is not None:
         name, best = view.context.objective.name, facts["best"]
         print(
@@ -361,6 +392,7 @@ def failures_of(view: StudyView) -> list[dict[str, Any]]:
 def status_of(view: StudyView) -> dict[str, Any]:
     """Where a study stands, as JSON-ready values."""
     from autotune import record
+    from autotune.plugins.search import Evicted, Lost
 
     driver = record.driver(view.folder)
     if view.finished:
@@ -374,7 +406,7 @@ def status_of(view: StudyView) -> dict[str, Any]:
         )
     else:
         state = f"interrupted; go on with: autotune resume --study {view.name}"
-    counts = dict.fromkeys(("running", "frozen", "done", "new", "failed"), 0)
+    counts = dict.fromkeys(("running", "frozen", "done", "new", "evicted", "failed"), 0)
     for trial in view.trials.all.values():
         counts[trial.status] += 1
     if driver is None:
@@ -405,8 +437,27 @@ def status_of(view: StudyView) -> dict[str, Any]:
             "why": view.header.policy_reason,
         },
         "restored": view.meta.get("restored", []),
+        "checkpoints": {
+            "bytes": kept_bytes(view),
+            "budget_bytes": view.header.limits.checkpoint_bytes,
+            "evicted": sum(isinstance(e, Evicted) and e.cause == "budget" for e in view.events),
+            "damaged": sum(isinstance(e, Evicted) and e.cause == "damaged" for e in view.events),
+        },
+        "retried": dict(Counter(e.cause for e in view.events if isinstance(e, Lost))),
         "best": None if view.result.best is None else plain_point(view.result.best),
     }
+
+
+def kept_bytes(view: StudyView) -> int:
+    """What a study's checkpoints take: on its disk, or of remote storage, as recorded."""
+    from autotune.execute.store import checkpoint_bytes
+    from autotune.plugins.search import Frozen
+
+    if view.header.checkpoint_url is None:
+        return checkpoint_bytes(view.folder)
+    sizes = {event.checkpoint: event.size for event in view.events if isinstance(event, Frozen)}
+    kept = (name for t in view.trials.all.values() for name in t.checkpoints.values())
+    return sum(sizes[name] for name in kept)
 
 
 def show_best(arguments: argparse.Namespace) -> int:

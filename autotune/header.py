@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from autotune.plugins.execution import Limits
 from autotune.plugins.search import (
     AUTO,
     Budget,
@@ -59,6 +60,7 @@ class Header:
         utility: what an improvement is worth; None if the search does not stop by it.
         earlier: what earlier studies bring, fitted to this one's space.
         holdout: of the reusable hold-out; None without one.
+        limits: of segments and checkpoints.
         derived: as `SearchContext.derived`.
         checkpoint_url: of the folder of its checkpoints; None: ``checkpoints/`` in its own.
         costs: what a unit is declared to cost, by choice and option (`declared_costs`).
@@ -95,6 +97,7 @@ class Header:
     derived: Mapping[str, Configuration] = field(default_factory=dict)
     checkpoint_url: str | None = None
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
 
     def context(self, events: Iterable[Event] = ()) -> SearchContext:
         """What the deciding parts are told at the start, or by the end of `events`."""
@@ -136,6 +139,7 @@ class Header:
             "utility": None if self.utility is None else asdict(self.utility),
             "holdout": None if self.holdout is None else asdict(self.holdout),
             "earlier": [asdict(earlier) for earlier in self.earlier],
+            "limits": asdict(self.limits),
         }
 
     def study_file(self) -> str:
@@ -166,6 +170,7 @@ class Header:
             **({"first": list(self.first)} if self.first else {}),
             **({} if self.holdout is None else {"holdout": asdict(self.holdout)}),
             **({"warm_start": [one.name for one in self.earlier]} if self.earlier else {}),
+            "limits": self._limits(),
             "search": {part: dict(chosen) for part, chosen in self.search.items()},
             "executor": {**self.executor, "workers": self.workers, "device": self.device},
             # of which the study's own folder is the last part
@@ -177,6 +182,14 @@ class Header:
     def _worth(self, utility: Utility) -> dict[str, float]:
         values = {**asdict(utility), f"{self.unit}s": utility.units}
         return {k: v for k, v in values.items() if v is not None and k != "units"}
+
+    def _limits(self) -> dict[str, float]:
+        minutes = self.limits.segment_seconds
+        gigabytes = self.limits.checkpoint_bytes / 1e9
+        return {
+            **({} if minutes is None else {"segment_minutes": minutes / 60}),
+            "checkpoint_gb": gigabytes,
+        }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Header:
@@ -211,6 +224,7 @@ class Header:
                 "holdout": Holdout(**plain["holdout"]) if plain.get("holdout") else None,
                 "earlier": tuple(_earlier(values) for values in plain.get("earlier", ())),
                 "warm": tuple(plain.get("warm", ())),
+                "limits": Limits(**plain.get("limits", {})),
                 "first": tuple(plain["first"]),
                 "plugins": tuple(tuple(row) for row in plain["plugins"]),
                 "left_out": tuple(tuple(row) for row in plain["left_out"]),

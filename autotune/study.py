@@ -13,10 +13,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from autotune.ahead import Pace
@@ -24,7 +23,11 @@ from autotune.decide.final import best_run
 from autotune.decide.holdout import Guard
 from autotune.execute.environment import single_threaded
 from autotune.execute.remote_store import open_store
+from autotune.execute.store import CheckpointStore
 from autotune.header import Header, StudyError
+from autotune.jobs import evaluation_job, job_of, job_step
+from autotune.keeping import Keeper
+from autotune.leases import LOSSES, Lease, Leases, Retries
 from autotune.plugins.execution import (
     Broken,
     Done,
@@ -32,6 +35,8 @@ from autotune.plugins.execution import (
     ExecutionContext,
     Executor,
     Job,
+    Limits,
+    Oversize,
     Report,
     TrainJob,
     Unit,
@@ -44,6 +49,7 @@ from autotune.plugins.search import (
     Evaluate,
     Evaluated,
     Event,
+    Evicted,
     Extended,
     Failed,
     Finalists,
@@ -58,18 +64,15 @@ from autotune.plugins.search import (
     Thaw,
     Wait,
 )
-from autotune.plugins.trials import Trial, Trials
+from autotune.plugins.trials import Trials
 from autotune.record import Record, RecordError
 from autotune.result import StudyView, best_of, points_of
-from autotune.surroundings import stop_if_full, stop_if_unreachable, told_of_signals
+from autotune.surroundings import stop_if_unreachable, stop_if_unwritable, told_of_signals
 from autotune.task_faults import NothingWorks, check_guardable, check_reported, nothing_works
 
 Listener = Callable[[Trials, Event], None]
 """Told of every event once it is appended to the record and folded. It is on disk a moment later,
 before anything that follows from it is carried out."""
-
-LOSSES = 3
-"""A job whose worker dies this many times in a row has failed."""
 
 FIRST_FAILURES = 5
 """If so many trials in a row fail by an error, and none ever trained, the task is at fault."""
@@ -94,12 +97,8 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-@dataclass
-class _Running:
-    """A job that an executor has."""
-
-    job: Job
-    decision: Start | Thaw | Evaluate | Measure | None
+Task = tuple[Job, Start | Thaw | Evaluate | Measure]
+"""A job, and the decision behind it."""
 
 
 class Driver:
@@ -112,6 +111,7 @@ class Driver:
         execution: what the executor is opened with.
         bound_from: tells from which share of its horizon a training configuration depends on
             it.
+        limits: of segments and checkpoints.
         listeners: told of every new event.
     """
 
@@ -123,6 +123,7 @@ class Driver:
         executor: Executor,
         execution: ExecutionContext,
         bound_from: Callable[[Any], float | None],
+        limits: Limits,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self.record = record
@@ -133,14 +134,19 @@ class Driver:
         self.bound_from = bound_from
         self.listeners = listeners
         self.trials: Trials = search.trials
-        self._needless: set[str] = set()
+        self.leases = Leases(limits)
+        self.retries = Retries()
         self.guard = Guard(search.context) if search.context.holdout is not None else None
         self.store = open_store(record.folder, execution.checkpoint_url)
-        self.running: dict[int, _Running] = {}
-        self.held: _Running | None = None
-        self.ahead: deque[_Running] = deque()
+        # Checkpoints of a virtual executor are names only.
+        self.keeper = (
+            None
+            if executor.virtual_clock
+            else Keeper(self.store, self.trials, limits.checkpoint_bytes, self._evict)
+        )
+        self.held: Task | None = None
+        self.ahead: deque[Task] = deque()
         self.pace = Pace()
-        self.losses: dict[Any, int] = {}
         self.signal: int | None = None
         self.stopped: Stop | None = None
         self.errors: list[Failed] = []
@@ -165,10 +171,7 @@ class Driver:
             PluginError: if the executor cannot come up.
             RecordError: if the record cannot be written.
         """
-        if self.record.count:
-            self._emit(Restarted(at=self._now()))
-            self.errors.clear()
-        self._clear_away()
+        self._take_up()
         # torch counts threads by the thread that asks
         self._helper = ThreadPoolExecutor(1, "decide", torch.set_num_threads, (1,))
         with told_of_signals(self._told), single_threaded():
@@ -186,6 +189,19 @@ class Driver:
                 with suppress(RecordError):  # if it cannot be written, that is raised already
                     self._commit()
                     self._note_clock()
+
+    def _take_up(self) -> None:
+        """Lose what was in flight, and compare the disk with the record: what killed workers
+        left goes, what is missing is recorded, and all that is kept is within the budget."""
+        if self.record.count:
+            self._emit(Restarted(at=self._now()))
+            self.errors.clear()
+        if self.keeper is None:
+            return
+        for number, step in self.keeper.open():
+            self._evict_damaged(number, step, "it is missing")
+        if not self.keeper.fits():
+            self._over_budget(0)
 
     def _now(self) -> float:
         if not self.executor.virtual_clock:
@@ -211,12 +227,12 @@ class Driver:
             else:
                 asked = False
             if self.signal is not None:
-                if not self.running:
+                if not self.leases:
                     self._leave()
             else:
                 self._hand_out()
                 self._decide_ahead()
-                if self.stopped is not None and not self.running and not self.ahead:
+                if self.stopped is not None and not self.leases and not self.ahead:
                     self._commit()
                     return
             self._receive()
@@ -226,7 +242,7 @@ class Driver:
         deadline = self.search.deadline()
         return (
             deadline is not None
-            and any(isinstance(r.job, TrainJob) for r in self.running.values())
+            and any(isinstance(lease.job, TrainJob) for lease in self.leases)
             and self._now() > deadline
         )
 
@@ -239,14 +255,15 @@ class Driver:
             and not self._waiting
             and self._worker_is_free()
         ):
-            if any(isinstance(r.decision, Measure) for r in self.running.values()):
+            if any(isinstance(lease.decision, Measure) for lease in self.leases):
                 return
             if self.ahead:
-                self._begin_ahead()
+                if not self._begin_ahead():
+                    return
                 continue
             taken = self._taken(self._decide())
-            if taken is not None:
-                self._submit(taken)
+            if taken is not None and not self._begin(*taken):
+                self.held = taken
 
     def _decide(self) -> Decision:
         began = time.monotonic()
@@ -254,10 +271,10 @@ class Driver:
         self.pace.decided(time.monotonic() - began)
         return decision
 
-    def _taken(self, decision: Decision) -> _Running | None:
+    def _taken(self, decision: Decision) -> Task | None:
         """Record a decision, and return what it says to run now, if anything."""
         if isinstance(decision, Wait):
-            if not self.running:
+            if not self.leases:
                 raise StudyError("the policy waits although nothing is in flight")
             self._waiting = True  # until something has happened
             return None
@@ -271,11 +288,12 @@ class Driver:
             return None
         if isinstance(decision, Finalists | Doubt):
             return None  # it says what comes next
-        running = _Running(self._job(number, decision), decision)
-        if isinstance(decision, Measure) and (self.running or self.ahead):
-            self.held = running  # until every other segment has ended
+        job = job_of(number, decision, self.trials, self.header.seed)
+        if job is None:
+            message = "the checkpoint that it was to begin from is gone"
+            self._emit(Failed(decision.trial, 0, "disk", message, at=self._now()))
             return None
-        return running
+        return job, decision
 
     # --- deciding ahead ---------------------------------------------------------------------
 
@@ -292,9 +310,11 @@ class Driver:
             deciding = self._helper.submit(self._decide)
             while not deciding.done():
                 arrived += self.executor.poll(_GLANCE_SECONDS)
-                self._begin_ahead()
+                self._begin_ahead(evict=False)
             taken = self._taken(deciding.result())
-            if taken is not None:
+            if taken is not None and isinstance(taken[1], Measure):
+                self.held = taken
+            elif taken is not None:
                 self.ahead.append(taken)
             self._begin_ahead()
             for report in arrived:
@@ -311,19 +331,23 @@ class Driver:
             and not self._waiting
             and len(self.ahead) < self.execution.workers
             and self.executor.free == 0
-            and all(isinstance(running.job, TrainJob) for running in self.running.values())
+            and all(isinstance(lease.job, TrainJob) for lease in self.leases)
             and not self._overdue()
         )
 
-    def _begin_ahead(self) -> None:
-        """Have free workers begin what was decided ahead."""
+    def _begin_ahead(self, evict: bool = True) -> bool:
+        """Have free workers begin what was decided ahead. False if something must wait for room,
+        which no checkpoint may be evicted for while a decision is being taken."""
         while self.ahead and self.signal is None and self.executor.free > 0:
-            self._submit(self.ahead.popleft())
+            if not self._begin(*self.ahead[0], evict=evict):
+                return False
+            self.ahead.popleft()
+        return True
 
     def _drop_ahead(self) -> None:
         """The time for training is over: what has not begun is not begun any more."""
         while self.ahead:
-            job = self.ahead.popleft().job
+            job, _ = self.ahead.popleft()
             self._emit(Lost(job.trial, "its time was over before it began", None, self._now()))
 
     def _worker_is_free(self) -> bool:
@@ -338,71 +362,63 @@ class Driver:
                 self._handle(report)
         return False
 
-    def _submit(self, running: _Running) -> None:
-        self.running[running.job.identifier] = running
-        self.executor.submit(running.job)
+    def _begin(
+        self, job: Job, decision: Start | Thaw | Evaluate | Measure, evict: bool = True
+    ) -> bool:
+        """Hand a job to a worker. False if other jobs must end first: all of them, for what is
+        measured alone; one, if there is no room for another checkpoint."""
+        if isinstance(decision, Measure) and (self.leases or self.ahead):
+            return False
+        if isinstance(job, TrainJob) and self.keeper is not None:
+            room = self.keeper.reserve(job, whatever=not self.leases and evict, evict=evict)
+            if room is None:
+                return False
+            job = replace(job, room=room)
+        self._lend(job, decision)
+        return True
 
-    def _job(self, number: int, decision: Start | Thaw | Evaluate | Measure) -> Job:
-        trial = self.trials[decision.trial]
-        if isinstance(decision, Start | Thaw):
-            job = TrainJob(
-                identifier=number,
-                trial=trial.number,
-                configuration=trial.configuration,
-                seed=self._seed(trial),
-                horizon=trial.horizon,
-                start=trial.frozen,
-                to=decision.to,
-                checkpoint=trial.checkpoint,
-            )
-            if trial.origin is None or trial.checkpoint is not None:
-                return job
-            origin = trial.origin
-            return replace(
-                job,
-                checkpoint=self.trials[origin.trial].checkpoints[origin.step],
-                begin="branch" if origin.how == "cooldown" else "refine",
-                source=origin.trial,
-            )
-        what = "alone" if isinstance(decision, Measure) else "stream"
-        return self._evaluation(number, trial.number, decision.step, decision.evaluation, what)
-
-    def _seed(self, trial: Trial) -> int:
-        """A trial's seed: a cooldown goes on with the one of the trial that it is branched off."""
-        origin = trial.origin
-        of = origin.trial if origin is not None and origin.how == "cooldown" else trial.number
-        return trial_seed(self.header.seed, of)
-
-    def _evaluation(
-        self, number: int, trial: int, step: int, evaluation: Any, what: Any
-    ) -> EvaluateJob:
-        return EvaluateJob(
-            identifier=number,
-            trial=trial,
-            configuration=self.trials[trial].configuration,
-            seed=self._seed(self.trials[trial]),
-            horizon=self.trials[trial].horizon,
-            step=step,
-            checkpoint=self.trials[trial].checkpoints[step],
-            evaluation=evaluation,
-            what=what,
-        )
+    def _lend(self, job: Job, decision: Start | Thaw | Evaluate | Measure | None) -> None:
+        holder, now = self.executor.submit(job), time.monotonic()
+        self.leases.take(Lease(job, decision, holder, now, now))
 
     # --- reports ----------------------------------------------------------------------------
 
     def _receive(self) -> None:
         for report in self._awaited():
             self._handle(report)
+        self._revoke_overdue()
+        self._grant_room()
         if (
             self.held is not None
-            and not self.running
-            and not self.ahead
             and self.signal is None
             and self.executor.free > 0
+            and self._begin(*self.held)
         ):
-            held, self.held = self.held, None
-            self._submit(held)
+            self.held = None
         self._upkeep()
+
+    def _revoke_overdue(self) -> None:
+        """End the workers that hang, and jobs that take longer than they may."""
+        if self.executor.virtual_clock:
+            return
+        for overdue in self.leases.overdue(time.monotonic()):
+            job = overdue.lease.job
+            self.executor.revoke(job.identifier)
+            self.leases.end(overdue.lease)
+            self._lose(job, "timeout", overdue.message, for_good=overdue.for_good)
+
+    def _grant_room(self) -> None:
+        """Let checkpoints be written that turned out larger than the room they had."""
+        waiting = [lease for lease in self.leases if lease.wants is not None]
+        for lease in waiting:
+            assert self.keeper is not None
+            assert lease.wants is not None
+            if self.keeper.enlarge(lease.job.identifier, lease.wants):
+                self.executor.grant(lease.job.identifier, lease.wants)
+                lease.wants = None
+        wanted = [lease.wants for lease in waiting if lease.wants is not None]
+        if wanted and len(wanted) == len(self.leases):
+            self._over_budget(sum(wanted))
 
     def _awaited(self) -> list[Report]:
         """The next reports. What has happened is put on disk meanwhile, unless they follow at
@@ -417,8 +433,13 @@ class Driver:
         return reports
 
     def _handle(self, report: Report) -> None:
-        running = self.running[report.identifier]
-        job, at = running.job, self._now()
+        lease = self.leases.hear(report.identifier, time.monotonic())
+        if lease is None:
+            return  # of a worker whose lease was revoked
+        job, at = lease.job, self._now()
+        if isinstance(report, Oversize):
+            lease.wants = report.size
+            return
         if isinstance(report, Unit):
             if not self.trials.units:
                 check_reported(self.trials.objectives, "curve", report.metrics)
@@ -426,7 +447,7 @@ class Driver:
             raw = Observed(job.trial, report.step, report.metrics, report.seconds, at)
             self._emit(raw if self.guard is None else self.guard.guarded(raw))
             return
-        del self.running[report.identifier]
+        self.leases.end(lease)
         evaluation = job.evaluation if isinstance(job, EvaluateJob) else None
         match report:
             case Done() if isinstance(job, TrainJob):
@@ -445,6 +466,8 @@ class Driver:
                         report.size,
                     )
                 )
+                if self.keeper is not None:
+                    self.keeper.release(job.identifier)
             case Done():
                 assert evaluation is not None
                 self._emit(
@@ -459,10 +482,15 @@ class Driver:
                         at,
                     )
                 )
+            case Broken(cause="checkpoint"):
+                self._lose_checkpoint(job, report.message)
+            case Broken(cause="disk"):
+                if isinstance(self.store, CheckpointStore):
+                    stop_if_unwritable(self.record.folder, self.store.folder, report.message)
+                stop_if_unreachable(self.store, self.record.folder)
+                self._lose(job, "disk", report.message)
             case Broken():
-                if report.cause == "disk":
-                    stop_if_full(self.record.folder, report.message)
-                    stop_if_unreachable(self.store, self.record.folder)
+                self._give_back(job)
                 self._emit(
                     Failed(
                         job.trial,
@@ -476,12 +504,38 @@ class Driver:
                 )
                 self._give_up_if_nothing_works()
             case WorkerLost():
-                if self.losses.get(_subject(job), 0) + 1 >= LOSSES:
-                    message = f"its worker died {LOSSES} times in a row: {report.message}"
-                    step = self.trials[job.trial].last if evaluation is None else job_step(job)
-                    self._emit(Failed(job.trial, step, "worker_died", message, evaluation, at))
-                else:
-                    self._emit(Lost(job.trial, report.message, evaluation, at))
+                self._lose(job, "worker_died", report.message)
+
+    def _lose(self, job: Job, cause: Any, message: str, for_good: bool = False) -> None:
+        """A job came to nothing: it is tried again, unless that happened too often, or would
+        happen again."""
+        self._give_back(job)
+        evaluation, at = getattr(job, "evaluation", None), self._now()
+        if not for_good:
+            if not self.retries.spent(job.trial, evaluation, cause):
+                self._emit(Lost(job.trial, message, evaluation, at, cause))
+                return
+            message = f"lost {LOSSES} times in a row, at last: {message}"
+        step = self.trials[job.trial].last if evaluation is None else job_step(job)
+        cause = "disk" if cause == "checkpoint" else cause
+        self._emit(Failed(job.trial, step, cause, message, evaluation, at))
+
+    def _lose_checkpoint(self, job: Job, message: str) -> None:
+        """A checkpoint could not be read: if it is damaged the trial falls back to its last good
+        one, if not (a worker saw it otherwise) it is tried again. What was to begin from another
+        trial's checkpoint cannot begin without."""
+        stop_if_unreachable(self.store, self.record.folder)
+        damaged = job.checkpoint is not None and not self.store.intact(job.checkpoint)
+        source = job.source if isinstance(job, TrainJob) else None
+        self._lose(job, "checkpoint", message, for_good=damaged and source is not None)
+        if damaged:
+            self._evict_damaged(job.trial if source is None else source, job_step(job), message)
+
+    def _give_back(self, job: Job) -> None:
+        """What a training job that came to nothing wrote, and the room it had."""
+        if self.keeper is not None and isinstance(job, TrainJob):
+            self.keeper.sweep(job.trial)
+            self.keeper.release(job.identifier)
 
     def _emit(self, event: Event) -> None:
         """Append an event to the record, fold it and tell the listeners."""
@@ -501,30 +555,24 @@ class Driver:
         self._waiting = False
         if self.guard is not None:
             self.guard.observe(event)
-        before = self._kept(event) if isinstance(event, Frozen) else set()
+        known = isinstance(event, Frozen | Evicted) and self.trials.all.get(event.trial)
+        before = set(known.checkpoints.values()) if known else set()
         self.search.observe(event)
+        self.leases.observe(event)
+        self.retries.observe(event)
+        if self.keeper is not None:
+            self.keeper.observe(event, before)
         match event:
             case Decided(decision=Stop() as stop):
                 self.stopped = stop
             case Extended():
                 self.stopped = None
-            case Lost(trial=trial, evaluation=evaluation):
-                key = (trial, repr(evaluation))
-                self.losses[key] = self.losses.get(key, 0) + 1
-            case Frozen(trial=trial, checkpoint=name):
+            case Frozen():
                 self.pace.ended(event.seconds)
-                self.losses.pop((trial, repr(None)), None)
-                self._needless |= (before | {name}) - self._kept(event)
-            case Evaluated(trial=trial, evaluation=evaluation):
-                self.losses.pop((trial, repr(evaluation)), None)
             case Failed(evaluation=None):
                 self.errors.append(event)
             case _:
                 pass
-
-    def _kept(self, event: Frozen) -> set[str]:
-        known = self.trials.all.get(event.trial)
-        return set() if known is None else set(known.checkpoints.values())
 
     def _give_up_if_nothing_works(self, at_least: int = FIRST_FAILURES) -> None:
         failed = [e for e in self.errors if e.cause == "error"]
@@ -547,26 +595,28 @@ class Driver:
         """Look at the test split once, with the best point, and record what it says."""
         if "winner" in self.record.meta:
             return
-        view = StudyView(self.record.folder)
-        points = points_of(view)
-        best = best_of(points, view.context, best_run(self.trials))
-        if best is None:
-            return
-        winner: dict[str, Any] = {
-            "trial": best.trial,
-            "step": best.step,
-            "evaluation": best.evaluation,
-        }
-        for _ in range(LOSSES):
+        winner: dict[str, Any] | None = None
+        losses = 0
+        while losses < LOSSES:
+            view = StudyView(self.record.folder)
+            best = best_of(points_of(view), view.context, best_run(self.trials))
+            if best is None:
+                return
+            where = (best.trial, best.step, best.evaluation)
+            winner = dict(zip(("trial", "step", "evaluation"), where, strict=True))
             number = self.trials.decisions
-            job = self._evaluation(number, best.trial, best.step, best.evaluation, "test")
+            job = evaluation_job(number, *where, "test", self.trials, self.header.seed)
             report = self._run_alone(job)
             if isinstance(report, Done):
                 winner["metrics"] = dict(report.report)
                 break
             winner["failure"] = report.message
             if isinstance(report, Broken):
-                break
+                if report.cause != "checkpoint" or self.store.intact(job.checkpoint):
+                    break
+                self._evict_damaged(best.trial, best.step, report.message)
+                continue  # with the best of those that are left
+            losses += 1
         self.record.set_meta("winner", winner)
         if self.signal is not None:
             self._leave()
@@ -574,11 +624,17 @@ class Driver:
     def _run_alone(self, job: EvaluateJob) -> Done | Broken | WorkerLost:
         while self.executor.free < 1:  # a dead worker's successor is on its way
             self.executor.poll(_POLL_SECONDS)
-        self.executor.submit(job)
+        self._lend(job, None)
         while True:
             for report in self.executor.poll(_POLL_SECONDS):
-                if isinstance(report, Done | Broken | WorkerLost):
+                lease = self.leases.hear(report.identifier, time.monotonic())
+                if lease is not None and isinstance(report, Done | Broken | WorkerLost):
+                    self.leases.end(lease)
                     return report
+            for overdue in self.leases.overdue(time.monotonic()):
+                self.executor.revoke(job.identifier)
+                self.leases.end(overdue.lease)
+                return WorkerLost(job.identifier, overdue.message)
 
     def _note_end(self) -> None:
         assert self.stopped is not None
@@ -596,32 +652,30 @@ class Driver:
         self._commit()
         self._note_clock()
         self.record.back_up()
-        while self._needless:
-            self.store.delete(self._needless.pop())
+        if self.keeper is not None:
+            self.keeper.clean()
         self._upkept = time.monotonic()
 
     def _note_clock(self) -> None:
         self.record.set_meta("clock", self._now())
 
-    def _clear_away(self) -> None:
-        """Remove checkpoints that a killed driver's workers left without being recorded."""
-        self.store.prepare()
-        recorded = {n for trial in self.trials.all.values() for n in trial.checkpoints.values()}
-        self._needless.clear()
-        for stored in self.store.list():
-            if stored.name not in recorded:
-                self.store.delete(stored.name)
+    # --- checkpoints ------------------------------------------------------------------------
 
+    def _evict(self, number: int, step: int) -> None:
+        self._emit(Evicted(number, step, "budget", at=self._now()))
+        self._commit()  # before it is deleted
 
-def trial_seed(seed: int, trial: int) -> int:
-    """The seed of a trial: a function of the study's seed and the trial's number, below 2**31."""
-    return int(np.random.SeedSequence([seed, trial]).generate_state(1)[0] >> 1)
+    def _evict_damaged(self, number: int, step: int, message: str) -> None:
+        self._emit(Evicted(number, step, "damaged", message, self._now()))
 
-
-def job_step(job: Job) -> int:
-    """The unit that a job starts from."""
-    return job.start if isinstance(job, TrainJob) else job.step
-
-
-def _subject(job: Job) -> tuple[int, str]:
-    return job.trial, repr(job.evaluation if isinstance(job, EvaluateJob) else None)
+    def _over_budget(self, wanted: int) -> None:
+        assert self.keeper is not None
+        used, limit = self.keeper.used, self.keeper.limit
+        further = f", and {wanted / 1e9:.3g} GB more are to be written" if wanted else ""
+        raise StudyError(
+            f"the checkpoints that must be kept (of the front, and of what is in flight) take "
+            f"{used / 1e9:.3g} GB{further}; the study's budget for them is {limit / 1e9:.3g} GB. "
+            f"Nothing recorded is lost: go on with a larger one, by `autotune resume --study "
+            f"{self.record.folder.name} --checkpoint-gb NUMBER` (limits={{'checkpoint_gb': "
+            f"NUMBER}} in Python)"
+        )

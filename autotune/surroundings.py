@@ -1,4 +1,4 @@
-"""What befalls a driver from outside: signals, and a disk that is full."""
+"""What befalls a driver from outside: signals, and a disk that cannot be written to."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def told_of_signals(tell: Callable[[int], bool]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def stop_if_full(folder: Path, message: str) -> None:
-    """Raises `StudyError` if nothing more can be written: no configuration is to blame, and
-    whatever else is tried would fail too. What is in flight is trained again on resuming."""
-    probe = folder / ".probe"
+def stop_if_unwritable(study: Path, folder: Path, message: str) -> None:
+    """Raises `StudyError` if nothing more can be written to `folder`: no configuration is to
+    blame, and whatever else is tried would fail too. What is in flight is trained again on
+    resuming."""
+    probe = folder / ".unfinished-probe"
     try:
         with open(probe, "wb") as handle:
             handle.write(bytes(_PROBE_BYTES))
@@ -49,8 +50,8 @@ def stop_if_full(folder: Path, message: str) -> None:
             os.fsync(handle.fileno())
     except OSError as error:
         raise StudyError(
-            f"the disk is full: {message}; once there is room, go on with the study in "
-            f"{folder}: what was in flight is trained again"
+            f"no checkpoint can be written any more: {message} ({error}); once that is mended, go "
+            f"on with the study in {study}: what was in flight is trained again"
         ) from error
     finally:
         with suppress(OSError):

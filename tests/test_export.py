@@ -19,6 +19,7 @@ from autotune.execute.task_address import load_task
 from autotune.export import _chosen, _script, export_script
 from autotune.export.sources import copied
 from autotune.header import Header, StudyError
+from autotune.jobs import trial_seed
 from autotune.plugins.discovery import Catalogue
 from autotune.plugins.search import (
     Budget,
@@ -32,7 +33,6 @@ from autotune.plugins.search import (
 from autotune.record import Record
 from autotune.result import StudyView
 from autotune.space import Categorical, Float, Integer, Ordinal, Plugins, Space
-from autotune.study import trial_seed
 from autotune.train import RunContext
 
 ROOT = Path(__file__).parent.parent

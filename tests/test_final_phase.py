@@ -19,11 +19,12 @@ from autotune.cli import main
 from autotune.decide.final import best_run
 from autotune.execute.recorded_table import RecordedTable
 from autotune.header import Header, StudyError
+from autotune.jobs import trial_seed
 from autotune.plugins.search import Decided, Final, Finalists, Objective, Start, Utility
 from autotune.report import write_report
 from autotune.result import StudyView
 from autotune.space import Float, Space
-from autotune.study import Interrupted, trial_seed
+from autotune.study import Interrupted
 
 FINAL = {"candidates": 2, "seeds": 2, "share": 0.6}
 

@@ -29,6 +29,10 @@ LOWER = {
 
 JOINING = {
     "study",
+    "ahead",
+    "jobs",
+    "keeping",
+    "leases",
     "begin",
     "declared_costs",
     "result",

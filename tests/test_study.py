@@ -31,6 +31,7 @@ import autotune.api
 from autotune.execute.local import Local
 from autotune.execute.store import CheckpointStore
 from autotune.header import StudyError
+from autotune.jobs import trial_seed
 from autotune.plugins.execution import Job
 from autotune.plugins.search import (
     Decided,
@@ -48,7 +49,7 @@ from autotune.plugins.search import (
 )
 from autotune.record import RecordError
 from autotune.space import Choice, Plugins, Space
-from autotune.study import Interrupted, trial_seed
+from autotune.study import Interrupted
 from autotune.task_faults import NothingWorks
 
 

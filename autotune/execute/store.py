@@ -214,6 +214,14 @@ class CheckpointStore:
                 f"checkpoint {self.path(name)} cannot be read: {error}"
             ) from error
 
+    def intact(self, name: str) -> bool:
+        """Whether a checkpoint is there and its content is what was written."""
+        try:
+            with self.path(name).open("rb") as stream:
+                return _digest(stream) == parse_name(name)[2]
+        except OSError:
+            return False
+
     def delete(self, name: str) -> None:
         """Remove a checkpoint; one that is already gone is fine."""
         self.path(name).unlink(missing_ok=True)
@@ -274,6 +282,16 @@ class CheckpointStore:
         except OSError:
             room = ""
         return f"the disk under {self.folder} is {reason}{room}; make room and resume the study"
+
+
+def checkpoint_bytes(study: Path) -> int:
+    """What a study's checkpoints take on disk now, unfinished ones included."""
+    sizes = {}
+    for path in (study / "checkpoints").glob("*"):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            sizes[status.st_ino] = status.st_size  # seen under both names while it is renamed
+    return sum(sizes.values())
 
 
 def refuse_code(content: Any, path: str = "checkpoint") -> None:

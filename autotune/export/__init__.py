@@ -193,7 +193,7 @@ def _script(
 
 
 def _seed(view: StudyView, point: Point) -> int:
-    from autotune.study import trial_seed
+    from autotune.jobs import trial_seed
 
     return trial_seed(view.header.seed, point.trial)
 

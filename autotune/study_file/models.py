@@ -128,6 +128,17 @@ class HoldoutModel(_Model):
     budget: Count = Field(1000, description="Answers that may come from the validation split.")
 
 
+class LimitsModel(_Model):
+    """What execution may take."""
+
+    segment_minutes: Minutes | None = Field(
+        None, description="A segment that takes longer is ended, and its trial has failed."
+    )
+    checkpoint_gb: Minutes = Field(
+        10.0, description="All checkpoints together never take more on disk."
+    )
+
+
 class PluginModel(BaseModel):
     """One of the engine's parts, with its hyperparameters or options."""
 
@@ -219,6 +230,7 @@ class StudyModel(_Model):
     )
     utility: UtilityModel | None = None
     holdout: HoldoutModel | None = None
+    limits: LimitsModel | None = None
     warm_start: EarlierEntry = Field(
         [], description="Earlier studies to begin from: names, or paths of their folders."
     )
@@ -257,6 +269,7 @@ EXPECTED: dict[str, str] = {
     "utility": "a mapping with improvement (or percent) and epochs (or steps, seconds, minutes)",
     "holdout": "a mapping with threshold, noise and budget",
     "holdout.budget": "a whole number above 0",
+    "limits": "a mapping with segment_minutes and checkpoint_gb",
     "warm_start": "the name of a study, or a list of names",
     "search": "a mapping with policy, proposer and forecaster",
     "search.policy": "a policy's name, or a mapping with name",

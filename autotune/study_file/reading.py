@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from autotune.study_file.models import (
     BudgetModel,
     FinalModel,
     HoldoutModel,
+    LimitsModel,
     ObjectiveModel,
     PluginModel,
     SearchModel,
@@ -56,6 +57,7 @@ class StudyFile:
         warm_start: names or paths of earlier studies.
         holdout: as `autotune.asked.as_holdout` reads it.
         checkpoint_url: of storage for checkpoints.
+        limits: as `autotune.asked.as_limits` reads them.
     """
 
     path: Path
@@ -77,6 +79,7 @@ class StudyFile:
     warm_start: tuple[str, ...] = ()
     holdout: Mapping[str, float] | None = None
     checkpoint_url: str | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None:
@@ -123,6 +126,7 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
         final=model.final if isinstance(model.final, bool) else model.final.model_dump(),
         utility=None if model.utility is None else model.utility.model_dump(exclude_none=True),
         holdout=None if model.holdout is None else model.holdout.model_dump(),
+        limits={} if model.limits is None else model.limits.model_dump(exclude_none=True),
         warm_start=(
             (model.warm_start,) if isinstance(model.warm_start, str) else tuple(model.warm_start)
         ),
@@ -141,7 +145,7 @@ def _from_pydantic(detail: dict[str, Any], value: Any) -> SpaceError:
         expected = "a name"
         if pattern.startswith(("budget.", "final.")):
             expected = "a whole number above 0"
-        elif pattern.startswith(("utility.", "holdout.")):
+        elif pattern.startswith(("utility.", "holdout.", "limits.")):
             expected = "a number above 0"
     if detail["type"] == "missing":
         return SpaceError(place, MISSING, expected)
@@ -170,6 +174,7 @@ def _known_keys(pattern: str) -> list[str]:
         "final": FinalModel,
         "utility": UtilityModel,
         "holdout": HoldoutModel,
+        "limits": LimitsModel,
         "objectives[]": ObjectiveModel,
     }
     return list(models[pattern].model_fields)

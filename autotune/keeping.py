@@ -1,0 +1,308 @@
+"""The byte budget of a study's checkpoints: what they take on disk, and which go first.
+
+All checkpoints together never take more than the budget, not while one is written either. A job
+gets room for its checkpoint before it begins: as much as the trial's last one took, or what is
+usual. A worker writes no byte more than its room; one whose checkpoint turns out larger waits
+until there is more (`autotune.plugins.execution.Oversize`). So
+
+    what is on disk + what jobs in flight may write <= budget
+
+at any moment, with however many workers, and a checkpoint goes before another is written.
+
+Who goes first, by a rule that costs a bisection a segment:
+
+1. what nothing needs: it is beaten by another checkpoint of its trial;
+2. what is never thawed: of trials that are done or failed, and older ones of trials that go on,
+   the worst first;
+3. the newest checkpoints of frozen trials, the least likely to be thawed first: trials are put into
+   classes by their length (1, 2-3, 4-7, ... units), since a short one is worse for being short;
+   the class with the most of them gives up its worst. What is thawed in the end leads its class.
+
+Never a point of the front, nor the best one, nor what is in flight, nor what the final phase needs.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Callable
+
+import numpy as np
+
+from autotune.execute.remote_store import StudyStore
+from autotune.pareto import non_dominated
+from autotune.plugins.execution import TrainJob
+from autotune.plugins.search import (
+    Decided,
+    Evaluate,
+    Evaluated,
+    Event,
+    Evicted,
+    Extended,
+    Failed,
+    Frozen,
+    Lost,
+    Measure,
+    Observed,
+    Restarted,
+    Start,
+    Thaw,
+)
+from autotune.plugins.trials import Trial, Trials
+
+_SLACK = 4096
+"""Bytes that a checkpoint may take more than the trial's last one: counters grow by digits."""
+
+_Entry = tuple[float, int, int]
+"""Oriented score, trial, step."""
+
+
+class Keeper:
+    """Accounts for every checkpoint on disk, and makes room.
+
+    Args:
+        limit: the budget in bytes.
+        evict: records that a checkpoint (trial, step) goes, which is on disk when it returns.
+    """
+
+    def __init__(
+        self,
+        store: StudyStore,
+        trials: Trials,
+        limit: int,
+        evict: Callable[[int, int], None],
+    ) -> None:
+        self.store = store
+        self.trials = trials
+        self.limit = limit
+        self.used = 0
+        self._evict = evict
+        self._sizes: dict[str, int] = {}
+        self._needless: dict[int, set[str]] = {}
+        self._granted: dict[int, int] = {}
+        self._usual = 0.0
+        self._seen = 0
+        self._best: dict[int, float] = {}
+        self._classes: dict[int, list[_Entry]] = {}
+        self._spare: list[_Entry] = []
+        self._places: dict[int, list[tuple[list[_Entry], _Entry]]] = {}
+        self._busy: set[int] = set()
+        self._front: dict[tuple[int, int], tuple[float, ...]] = {}
+        self._evaluated_front: set[tuple[int, int]] | None = set()
+        self._objectives = [o for o in trials.objectives if o.kind != "evaluation"]
+
+    # --- fold -------------------------------------------------------------------------------
+
+    def observe(self, event: Event, before: set[str]) -> None:
+        """Fold one event, which `trials` has folded already. What it makes needless is deleted
+        when there is need, or at the next `clean`.
+
+        Args:
+            before: the names of the trial's checkpoints before the event.
+        """
+        match event:
+            case Observed(trial=number, metrics=metrics):
+                score = self.trials.score(metrics)
+                if math.isfinite(score):
+                    self._best[number] = min(score, self._best.get(number, math.inf))
+            case Frozen():
+                self._frozen(event, before)
+            case Evicted(trial=number):
+                self._give_up(number, before)
+                if self._front.pop((number, event.step), None) is not None:
+                    self._rebuild_front()
+                self._evaluated_front = None
+                self._place(self.trials[number])
+            case Evaluated() | Lost() | Failed():
+                if isinstance(event, Evaluated):
+                    self._evaluated_front = None
+                self._place(self.trials[event.trial])
+            case Decided(decision=Start() | Thaw() | Evaluate() | Measure() as decision):
+                self._place(self.trials[decision.trial])
+            case Restarted():
+                for number in list(self._busy):
+                    self._place(self.trials[number])
+            case Extended():  # with a longer horizon, what was done may go on
+                for trial in self.trials.all.values():
+                    self._place(trial)
+            case _:
+                pass
+
+    def _frozen(self, event: Frozen, before: set[str]) -> None:
+        trial = self.trials[event.trial]
+        self.used += event.size - self._sizes.get(event.checkpoint, 0)
+        self._sizes[event.checkpoint] = event.size
+        self._usual += (event.size - self._usual) / min(self._seen + 1, 100)
+        self._seen += 1
+        self._give_up(event.trial, before)
+        self._add_to_front(event.trial, event.step)
+        self._place(trial)
+
+    def _give_up(self, number: int, before: set[str]) -> None:
+        kept = set(self.trials[number].checkpoints.values())
+        waste = (before | self._needless.pop(number, set())) - kept
+        if waste:
+            self._needless[number] = waste
+
+    def _place(self, trial: Trial) -> None:
+        """Put a trial's checkpoints among those that may go, unless it is in flight."""
+        for held, entry in self._places.pop(trial.number, ()):
+            del held[bisect_left(held, entry)]
+        if trial.status == "running" or trial.evaluating:
+            self._busy.add(trial.number)
+            return
+        self._busy.discard(trial.number)
+        score = self._best.get(trial.number, math.inf)
+        places = []
+        for step in trial.checkpoints:
+            goes_on = trial.status == "frozen" and step == trial.frozen
+            length = step.bit_length()
+            held = self._classes.setdefault(length, []) if goes_on else self._spare
+            entry = (score, trial.number, step)
+            insort(held, entry)
+            places.append((held, entry))
+        self._places[trial.number] = places
+
+    # --- what never goes --------------------------------------------------------------------
+
+    def _add_to_front(self, number: int, step: int) -> None:
+        """Of equal points the earliest stands for all."""
+        trial = self.trials[number]
+        known = {**trial.static, **trial.metrics.get(step, {})}
+        point = tuple(o.sign * known.get(o.name, math.nan) for o in self._objectives)
+        if any(map(math.isnan, point)):
+            return
+        for other in self._front.values():
+            if all(a <= b for a, b in zip(other, point, strict=True)):
+                return
+        for key, other in list(self._front.items()):
+            if all(a <= b for a, b in zip(point, other, strict=True)):
+                del self._front[key]
+        self._front[number, step] = point
+
+    def _rebuild_front(self) -> None:
+        self._front.clear()
+        for number, trial in self.trials.all.items():
+            for step in trial.checkpoints:
+                self._add_to_front(number, step)
+
+    def _evaluated(self) -> set[tuple[int, int]]:
+        """Checkpoints with an evaluation that no other dominates. Looked for when something
+        must go after evaluations, so seldom."""
+        if self._evaluated_front is None:
+            points, values, spreads = [], [], []
+            for number, trial in self.trials.all.items():
+                for e in trial.evaluations:
+                    if e.step in trial.checkpoints:
+                        known = {**trial.static, **trial.metrics.get(e.step, {}), **e.select}
+                        objectives = self.trials.objectives
+                        values.append([known.get(o.name, math.inf * o.sign) for o in objectives])
+                        spreads.append([e.spread.get(o.name, 0.0) for o in objectives])
+                        points.append((number, e.step))
+            signs = [o.sign for o in self.trials.objectives]
+            good = non_dominated(np.array(values).reshape(len(points), -1), signs, spreads)
+            self._evaluated_front = {p for p, g in zip(points, good, strict=True) if g}
+        return self._evaluated_front
+
+    def _protected(self, number: int, step: int) -> bool:
+        trial, finalists = self.trials[number], self.trials.finalists
+        if (number, step) in self._front or step in trial.origin_of:
+            return True
+        if finalists is not None and (not trial.own or number in finalists.trials):
+            return True
+        return bool(trial.evaluations) and (number, step) in self._evaluated()
+
+    # --- room -------------------------------------------------------------------------------
+
+    def reserve(self, job: TrainJob, whatever: bool, evict: bool) -> int | None:
+        """The room of a job that is about to begin; None if there is none until another one has
+        ended.
+
+        Args:
+            whatever: what is left will do; no other job runs that could make more.
+            evict: checkpoints may be evicted for it now.
+        """
+        self.clean(job.trial)  # what it writes may bear the name of what goes
+        last = self._sizes.get(job.checkpoint or "", 0)
+        wanted = math.ceil(last or self._usual)
+        wanted += _SLACK if wanted else 0
+        if not self._make(wanted, evict):
+            if not whatever:
+                return None
+            wanted = max(0, self._left())
+        self._granted[job.identifier] = wanted
+        return wanted
+
+    def enlarge(self, identifier: int, size: int) -> bool:
+        """More room for the checkpoint of a job that is at its end; False if there is none."""
+        if not self._make(size - self._granted.get(identifier, 0)):
+            return False
+        self._granted[identifier] = size
+        return True
+
+    def release(self, identifier: int) -> None:
+        """A job has ended: its checkpoint is recorded, or it wrote none."""
+        self._granted.pop(identifier, None)
+
+    def _left(self) -> int:
+        return self.limit - self.used - sum(self._granted.values())
+
+    def _make(self, wanted: int, evict: bool = True) -> bool:
+        """Whether so many bytes are left, or can be."""
+        while self._left() < wanted:
+            if self._needless:
+                self.clean(next(iter(self._needless)))
+                continue
+            victim = self._victim() if evict else None
+            if victim is None:
+                return False
+            self._evict(victim[1], victim[2])
+        return True
+
+    def _victim(self) -> _Entry | None:
+        """Who goes next; None if whoever is left must stay."""
+        crowded = sorted(self._classes.items(), key=lambda item: (-len(item[1]), item[0]))
+        for held in [self._spare, *(entries for _, entries in crowded)]:
+            for entry in reversed(held):
+                if not self._protected(entry[1], entry[2]):
+                    return entry
+        return None
+
+    # --- disk -------------------------------------------------------------------------------
+
+    def open(self) -> list[tuple[int, int]]:
+        """Compare the disk with the record: remove what was never recorded, and tell which
+        (trial, step) are missing. Before the workers start."""
+        self.store.prepare()
+        found = {stored.name: stored.size for stored in self.store.list()}
+        kept = {
+            name: (number, step)
+            for number, trial in self.trials.all.items()
+            for step, name in trial.checkpoints.items()
+        }
+        for name in found:
+            if name not in kept:
+                self.store.delete(name)
+        self._needless.clear()
+        self._sizes = {name: size for name, size in found.items() if name in kept}
+        self.used = sum(self._sizes.values())
+        return [where for name, where in kept.items() if name not in found]
+
+    def fits(self) -> bool:
+        """Whether all is within the budget, once what may go has gone."""
+        return self._make(0)
+
+    def clean(self, number: int | None = None) -> None:
+        """Delete what nothing needs: of one trial, or of all."""
+        for trial in list(self._needless) if number is None else [number]:
+            for name in self._needless.pop(trial, ()):
+                self._delete(name)
+
+    def sweep(self, number: int) -> None:
+        """Remove what a worker of a trial that was ended has left behind."""
+        names = set(self.trials[number].checkpoints.values())
+        self.store.sweep(number, names | self._needless.get(number, set()))
+
+    def _delete(self, name: str) -> None:
+        self.store.delete(name)
+        self.used -= self._sizes.pop(name, 0)

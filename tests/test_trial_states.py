@@ -1,0 +1,482 @@
+"""Whatever happens in whatever order, the trials' states stay legal and nothing is lost.
+
+The real driver, search and keeper, on workers that do what hypothesis says: they report units,
+freeze, fail, die, hang, come too late, find their checkpoint damaged; and the driver is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from autotune import study
+from autotune.decide import build_search
+from autotune.decide.configurations import identity
+from autotune.execute.store import checkpoint_bytes, checkpoint_name
+from autotune.leases import LOSSES, SILENCE
+from autotune.pareto import non_dominated
+from autotune.plugins.discovery import get
+from autotune.plugins.execution import (
+    Broken,
+    Done,
+    Executor,
+    Job,
+    Limits,
+    Oversize,
+    Report,
+    TrainJob,
+    Unit,
+    WorkerLost,
+)
+from autotune.plugins.search import (
+    Budget,
+    Decided,
+    Event,
+    Evicted,
+    Failed,
+    Frozen,
+    Key,
+    Lost,
+    Objective,
+    Observed,
+    SearchContext,
+    Start,
+    Stop,
+    Thaw,
+)
+from autotune.plugins.trials import IllegalEvent, Trials
+from autotune.record import event_from_plain, event_to_plain
+from autotune.space import Float, Integer, Space
+
+LIMIT = 400_000
+SIZES = (20_000, 60_000)
+WORKERS = 2
+SEARCH = {
+    "policy": {"name": "asha"},
+    "proposer": {"name": "random"},
+    "forecaster": {"name": "last_value"},
+}
+CONTEXT = SearchContext(
+    space=Space({"rate": Float(1e-4, 1.0, log=True, default=0.01), "width": Integer(1, 64)}),
+    evaluation_space=Space({"smoothing": Float(0.0, 1.0, default=0.5)}),
+    objectives=(
+        Objective("loss", "minimize", "curve"),
+        Objective("error", "minimize", "curve"),
+        Objective("shifted", "minimize", "evaluation"),
+    ),
+    horizon=9,
+    budget=Budget(units=60, evaluations=4),
+    seed=3,
+    workers=WORKERS,
+)
+
+
+class Log:
+    """A record in memory, whose events pass through JSON as they do on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.told: list[Event] = []
+        self.meta: dict[str, Any] = {}
+
+    def append(self, event: Event) -> Event:
+        plain = json.loads(json.dumps(event_to_plain(event)))
+        self.told.append(event_from_plain(plain))
+        return self.told[-1]
+
+    def events(self) -> list[Event]:
+        return list(self.told)
+
+    @property
+    def count(self) -> int:
+        return len(self.told)
+
+    def commit(self) -> None:
+        pass
+
+    def set_meta(self, key: str, value: Any) -> None:
+        self.meta[key] = value
+
+    def back_up(self) -> None:
+        pass
+
+
+class Puppets(Executor):
+    """Workers that do nothing by themselves."""
+
+    name = "puppets"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: dict[int, Job] = {}
+        self.step: dict[int, int] = {}
+        self.waiting: dict[int, int] = {}
+        self.room: dict[int, int] = {}
+        self.revoked: list[Job] = []
+        self.reports: list[Report] = []
+
+    def open(self, context: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+    def interrupt(self) -> None: ...
+
+    @property
+    def free(self) -> int:
+        return WORKERS - len(self.jobs)
+
+    def submit(self, job: Job) -> str:
+        if isinstance(job, TrainJob):
+            trials = [j.trial for j in self.jobs.values() if isinstance(j, TrainJob)]
+            assert job.trial not in trials, "a trial is trained twice at once"
+            self.step[job.identifier] = job.start
+            assert job.room is not None
+            self.room[job.identifier] = job.room
+        self.jobs[job.identifier] = job
+        return f"puppet {job.identifier}"
+
+    def poll(self, timeout: float) -> list[Report]:
+        reports, self.reports = self.reports, []
+        return reports
+
+    def revoke(self, identifier: int) -> None:
+        self.revoked.append(self.jobs.pop(identifier))
+        self.waiting.pop(identifier, None)
+        self.reports = [r for r in self.reports if r.identifier != identifier]
+
+    def grant(self, identifier: int, room: int) -> None:
+        self.room[identifier] = room
+
+    def over(self, report: Report) -> None:
+        """The job's end."""
+        del self.jobs[report.identifier]
+        self.waiting.pop(report.identifier, None)
+        self.reports.append(report)
+
+
+class Interleavings(RuleBasedStateMachine):
+    """See the module."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="states-"))
+        self.clock = 0.0
+        self.patch = mock.patch.object(study, "time", SimpleNamespace(monotonic=lambda: self.clock))
+        self.patch.start()
+        self.log = Log(self.folder)
+        self.harmed: set[str] = set()
+        self.take_up()
+
+    def take_up(self) -> None:
+        self.puppets = Puppets()
+        self.driver = study.Driver(
+            self.log,  # type: ignore[arg-type]
+            SimpleNamespace(seed=CONTEXT.seed),  # type: ignore[arg-type]
+            build_search(CONTEXT, SEARCH, get),
+            self.puppets,
+            SimpleNamespace(workers=WORKERS, checkpoint_url=None),  # type: ignore[arg-type]
+            lambda configuration: None,
+            Limits(segment_seconds=3000.0, checkpoint_bytes=LIMIT),
+            [self.look],
+        )
+        self.driver._take_up()
+
+    def look(self, trials: Trials, event: Event) -> None:
+        """At every event: no checkpoint on the front goes for the budget's sake."""
+        if not (isinstance(event, Evicted) and event.cause == "budget"):
+            return
+        gone = (event.trial, event.step)
+        left = [(n, step) for n, trial in trials.all.items() for step in trial.checkpoints]
+        rows = [
+            [trials[n].metrics[step]["loss"], trials[n].metrics[step]["error"]]
+            for n, step in [gone, *left]
+        ]
+        front = non_dominated(rows)
+        assert not front[0] or rows[0] in rows[1:], f"{gone} was on the front"
+        assert event.trial not in trials.in_flight
+        assert not any(job.checkpoint in self.names(gone) for job in self.puppets.jobs.values())
+
+    @staticmethod
+    def names(where: tuple[int, int]) -> set[str]:
+        return {f"trial-{where[0]:05d}-step-{where[1]:06d}"}
+
+    # --- what workers do --------------------------------------------------------------------
+
+    def some(self, data: Any, *kinds: type) -> Job:
+        jobs = [j for j in self.puppets.jobs.values() if not kinds or isinstance(j, kinds)]
+        return data.draw(st.sampled_from(sorted(jobs, key=lambda job: job.identifier)))
+
+    def busy(self) -> bool:
+        return bool(self.puppets.jobs)
+
+    def intact(self, job: Job) -> bool:
+        """As a worker does, looks at the checkpoint first; if it is damaged, says so."""
+        if job.checkpoint is None or self.driver.store.intact(job.checkpoint):
+            return True
+        self.puppets.over(Broken(job.identifier, 0, "checkpoint", "its content does not match"))
+        return False
+
+    @rule()
+    def decide(self) -> None:
+        self.driver._hand_out()
+
+    @rule()
+    def hear(self) -> None:
+        self.driver._receive()
+
+    @precondition(busy)
+    @rule(data=st.data(), ahead=st.integers(1, 9))
+    def work(self, data: Any, ahead: int) -> None:
+        """Some units of a job, and its end if that is near."""
+        job = self.some(data)
+        if self.intact(job):
+            self.advance(job, ahead, data.draw(st.integers(*SIZES)))
+
+    def advance(self, job: Job, ahead: int, size: int) -> None:
+        if not isinstance(job, TrainJob):
+            values = {"shifted": float(job.trial % 7)}
+            self.puppets.over(Done(job.identifier, job.step, select=values, report=values))
+            return
+        identifier = job.identifier
+        for step in range(self.puppets.step[identifier] + 1, job.to + 1)[:ahead]:
+            rng = np.random.default_rng([job.trial, step])
+            loss = rng.random() / step
+            metrics = {"loss": loss, "error": loss * rng.uniform(0.9, 1.0)}
+            self.puppets.reports.append(Unit(identifier, step, metrics, 1.0))
+            self.puppets.step[identifier] = step
+        if self.puppets.step[identifier] == job.to:
+            self.freeze(job, size)
+
+    def freeze(self, job: TrainJob, size: int) -> None:
+        size = self.puppets.waiting.get(job.identifier, size)
+        if size > self.puppets.room[job.identifier]:
+            if job.identifier not in self.puppets.waiting:
+                self.puppets.waiting[job.identifier] = size
+                self.puppets.reports.append(Oversize(job.identifier, job.to, size))
+            return
+        name = self.write(job, size)
+        self.puppets.over(Done(job.identifier, job.to, checkpoint=name, size=size))
+
+    def write(self, job: TrainJob, size: int) -> str:
+        data = np.random.default_rng([job.trial, job.to, size]).bytes(size)
+        name = checkpoint_name(job.trial, job.to, hashlib.sha256(data).hexdigest()[:32])
+        (self.driver.store.folder / name).write_bytes(data)
+        self.harmed.discard(name)
+        self.within()
+        return name
+
+    @precondition(busy)
+    @rule(data=st.data(), cause=st.sampled_from(["not_finite", "out_of_memory", "error"]))
+    def fail(self, data: Any, cause: str) -> None:
+        job = self.some(data)
+        self.puppets.over(Broken(job.identifier, 0, cause, "broken"))
+
+    @precondition(busy)
+    @rule(data=st.data(), left=st.sampled_from(["nothing", "unfinished", "finished"]))
+    def die(self, data: Any, left: str) -> None:
+        """A worker dies, perhaps while it writes, or before it could say that it has."""
+        job = self.some(data)
+        self.leave(job, left)
+        self.puppets.over(WorkerLost(job.identifier, "its worker was killed"))
+
+    def leave(self, job: Job, left: str) -> None:
+        if not isinstance(job, TrainJob):
+            return
+        size = min(SIZES[0], self.puppets.room[job.identifier])
+        if left == "unfinished":
+            path = self.driver.store.folder / f".unfinished-{job.trial:05d}-ab"
+            path.write_bytes(bytes(size))
+        elif left == "finished" and size:
+            self.write(job, size)
+
+    @precondition(busy)
+    @rule(data=st.data(), left=st.sampled_from(["nothing", "unfinished", "finished"]))
+    def hang(self, data: Any, left: str) -> None:
+        """Nothing is heard for long: leases end."""
+        self.leave(self.some(data), left)
+        self.clock += SILENCE + 1
+        self.driver._receive()
+
+    @precondition(lambda self: self.puppets.revoked)
+    @rule(data=st.data(), done=st.booleans())
+    def come_too_late(self, data: Any, done: bool) -> None:
+        """A report of a job that was revoked counts for nothing."""
+        job = data.draw(st.sampled_from(self.puppets.revoked))
+        step = job.to if isinstance(job, TrainJob) else job.step
+        late = Done(job.identifier, step, "late") if done else Unit(job.identifier, step, {}, 1.0)
+        before = len(self.log.told)
+        self.driver._handle(late)
+        assert len(self.log.told) == before
+
+    # --- what befalls the rest --------------------------------------------------------------
+
+    @rule(data=st.data(), missing=st.booleans())
+    def damage(self, data: Any, missing: bool) -> None:
+        """A checkpoint is damaged on the disk, or removed."""
+        names = sorted(path.name for path in self.driver.store.folder.glob("trial-*.pt"))
+        if not names:
+            return
+        name = data.draw(st.sampled_from(names))
+        self.harmed.add(name)
+        path = self.driver.store.folder / name
+        if missing:
+            path.unlink()
+        else:
+            path.write_bytes(b"x" * path.stat().st_size)
+
+    @rule(data=st.data(), left=st.sampled_from(["nothing", "unfinished", "finished"]))
+    def kill_the_driver(self, data: Any, left: str) -> None:
+        if self.puppets.jobs:
+            self.leave(self.some(data), left)
+        self.take_up()
+
+    # --- what must hold ---------------------------------------------------------------------
+
+    def within(self) -> None:
+        assert checkpoint_bytes(self.folder) <= LIMIT
+
+    @invariant()
+    def holds(self) -> None:
+        if not hasattr(self, "driver"):
+            return
+        self.within()
+        trials = self.driver.trials
+        training = {j.trial for j in self.puppets.jobs.values() if isinstance(j, TrainJob)}
+        assert training <= set(trials.in_flight)
+        on_disk = {path.name for path in self.driver.store.folder.glob("trial-*.pt")}
+        kept = {name for t in trials.all.values() for name in t.checkpoints.values()}
+        assert kept <= on_disk | self.harmed
+
+    def teardown(self) -> None:
+        if not hasattr(self, "driver"):
+            return
+        try:
+            self.finish()
+            self.check_the_record()
+        finally:
+            self.patch.stop()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def finish(self) -> None:
+        """From wherever it stands, a study whose workers do their work ends."""
+        for _ in range(600):
+            self.driver._receive()
+            self.within()
+            if self.driver.stopped is not None and not self.driver.leases:
+                return
+            self.driver._hand_out()
+            for job in list(self.puppets.jobs.values()):
+                if self.intact(job):
+                    self.advance(job, 9, SIZES[1])
+        raise AssertionError("the study does not end")
+
+    def check_the_record(self) -> None:
+        search = build_search(CONTEXT, SEARCH, get)
+        started: Counter[str] = Counter()
+        in_a_row: Counter[tuple[int, str]] = Counter()
+        over: set[int] = set()
+        for event in self.log.told:
+            if isinstance(event, Decided):
+                decision = event.decision
+                assert search.decide(Key(CONTEXT.seed, event.number)) == decision
+                if isinstance(decision, Start):
+                    started[identity(decision.configuration)] += 1
+                assert not isinstance(decision, Start | Thaw) or decision.trial not in over
+            if isinstance(event, Lost):
+                in_a_row[event.trial, repr(event.evaluation)] += 1
+            if isinstance(event, Frozen):
+                in_a_row[event.trial, "None"] = 0
+            if isinstance(event, Failed) and event.evaluation is None:
+                over.add(event.trial)
+            search.observe(event)
+        assert max(started.values(), default=0) <= 1, "a configuration was begun twice"
+        assert max(in_a_row.values(), default=0) < LOSSES
+        found, folded = self.driver.trials, search.trials
+        assert repr(found.all) == repr(folded.all)
+        assert found.units == folded.units == sum(len(t.metrics) for t in folded.all.values())
+        assert isinstance(self.driver.stopped, Stop)
+
+
+TestInterleavings = Interleavings.TestCase
+TestInterleavings.settings = settings(
+    max_examples=12,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+# --- the table of moves ---------------------------------------------------------------------
+
+
+def running() -> Trials:
+    trials = Trials(CONTEXT.space, CONTEXT.objectives)
+    trials.observe(Decided(0, Start(0, CONTEXT.space.default(), 9, 3)))
+    return trials
+
+
+def frozen() -> Trials:
+    trials = running()
+    for step in (1, 2, 3):
+        trials.observe(Observed(0, step, {"loss": 1.0 / step, "error": float(step)}, 1.0))
+    trials.observe(Frozen(0, 3, "three"))
+    return trials
+
+
+@pytest.mark.parametrize(
+    ("trials", "event", "words"),
+    [
+        (running(), Decided(1, Thaw(0, 5)), "trial 0 is running"),
+        (running(), Decided(1, Start(0, {}, 9, 3)), "trial 0 is running"),
+        (running(), Observed(0, 4, {}, 1.0), "trial 0 is running"),
+        (running(), Observed(7, 1, {}, 1.0), "trial 7 is unknown"),
+        (running(), Evicted(0, 3, "budget"), "trial 0 is running"),
+        (frozen(), Observed(0, 4, {}, 1.0), "trial 0 is frozen at unit 3"),
+        (frozen(), Frozen(0, 4, "four"), "trial 0 is frozen at unit 3"),
+        (frozen(), Lost(0, "late"), "trial 0 is frozen at unit 3"),
+        (frozen(), Failed(0, 3, "error", "late"), "trial 0 is frozen at unit 3"),
+        (frozen(), Decided(1, Thaw(0, 3)), "trial 0 is frozen at unit 3"),
+        (frozen(), Decided(1, Thaw(0, 10)), "trial 0 is frozen at unit 3"),
+        (frozen(), Evicted(0, 2, "budget"), "trial 0 is frozen at unit 3"),
+    ],
+)
+def test_what_cannot_happen_is_a_bug(trials: Trials, event: Event, words: str) -> None:
+    before = repr(trials.all)
+    with pytest.raises(IllegalEvent, match=f"bug: {words}, to which this cannot happen: .*") as bug:
+        trials.observe(event)
+    assert repr(event) in str(bug.value)
+    assert repr(trials.all) == before
+
+
+def test_a_trial_falls_back_to_its_last_checkpoint_that_is_left() -> None:
+    trials = frozen()
+    trials.observe(Decided(1, Thaw(0, 5)))
+    for step in (4, 5):
+        trials.observe(Observed(0, step, {"loss": 2.0, "error": 9.0}, 1.0))
+    trials.observe(Frozen(0, 5, "five"))
+    trial = trials[0]
+    assert trial.checkpoints == {3: "three", 5: "five"}
+    trials.observe(Evicted(0, 5, "damaged"))
+    assert (trial.status, trial.frozen, trial.checkpoint) == ("frozen", 3, "three")
+    trials.observe(Evicted(0, 3, "budget"))
+    assert (trial.status, trial.frozen, trial.checkpoint) == ("evicted", 0, None)
+    assert trials.best_frozen(0) == 0
+    trials.observe(Decided(2, Thaw(0, 2)))
+    assert (trial.status, trial.target) == ("running", 2)
+    trials.observe(Lost(0, "its worker died"))
+    assert trial.status == "new"
+    assert trial.last == 5, "what was observed stays"
