@@ -33,6 +33,9 @@ class WarmupStableDecay(Schedule):
         "arXiv 2405.18392; code: github.com/epfml/schedules-and-scaling"
     )
 
+    # behind constant, as the first schedule that can cool a run down
+    preferred: ClassVar[bool] = True
+
     _branch: dict[str, Any] | None = None
 
     @classmethod
