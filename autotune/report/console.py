@@ -39,7 +39,7 @@ from autotune.report import words
 if TYPE_CHECKING:
     from autotune.result import Point, StudyView
 
-_STATUSES = ("running", "frozen", "new", "done", "failed")
+_STATUSES = ("running", "frozen", "new", "done", "evicted", "failed")
 _FRESH_SECONDS = 0.2
 
 
@@ -273,7 +273,7 @@ class Progress:
         styles = {"running": "cyan", "frozen": "blue", "done": "green", "failed": "red"}
         text = Text()
         for status, count in snapshot.counts.items():
-            if count or status != "new":
+            if count or status not in ("new", "evicted"):
                 if text:
                     text.append(", ")
                 text.append(f"{count} {status}", style=styles.get(status, "") if count else "dim")

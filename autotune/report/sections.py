@@ -141,6 +141,7 @@ def _trials_card(view: StudyView, pieces: Sequence[Segment]) -> str:
             ("done", "trained to the end"),
             ("frozen", "left frozen"),
             ("running", "running"),
+            ("evicted", "without a checkpoint any more"),
             ("failed", "failed"),
         )
         if counts[status]

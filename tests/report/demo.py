@@ -211,10 +211,11 @@ def events(trials: int = 42, seed: int = 0, space: Space = SPACE) -> list[Event]
             trial = min(live, key=lambda t: state[t][1] + rng.exponential(0.05))
             to = min(24, state[trial][0] + int(rng.integers(1, 7)))
             decide(Thaw(trial, to), clock[worker])
-        segment(worker, trial, to)
         if number == 40:
             log.append(Lost(trial, "worker 1 was killed", None, clock[worker]))
             log.append(Restarted(clock[worker]))
+            decide(Thaw(trial, to), clock[worker])
+        segment(worker, trial, to)
     at = max(clock)
     good = sorted((t for t in state if t not in dead), key=lambda t: state[t][1])[:9]
     for trial in good:

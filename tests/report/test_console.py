@@ -134,7 +134,7 @@ def test_a_budget_of_nothing_and_values_of_nothing():
     feed(
         progress,
         [
-            Decided(0, Start(0, configuration, 3, 1)),
+            Decided(0, Start(0, configuration, 3, 2)),
             Observed(0, 1, {"validation_loss": math.nan}, 0.1),
             Observed(0, 2, {}, math.inf),
             Failed(0, 2, "error", ""),

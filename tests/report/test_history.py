@@ -65,7 +65,7 @@ def test_a_segment_lost_and_one_in_flight():
 def test_best_so_far_counts_repeated_units_once():
     configuration = demo.SPACE.split()[0].default()
     log = [
-        Decided(0, Start(0, configuration, 5, 3)),
+        Decided(0, Start(0, configuration, 5, 4)),
         Observed(0, 1, {"validation_loss": 0.9}, 0.1),
         Observed(0, 1, {"validation_loss": 0.9}, 0.1),
         Observed(0, 2, {"validation_loss": math.nan}, 0.1),
