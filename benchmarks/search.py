@@ -14,23 +14,18 @@ install the peers; methods that are not installed are named and left out.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 
 from common.tables import FOLDER, Table, load, load_all, suite_of
 from peers import Method, methods
 from replayed.cells import Cell, Store, Task, searched
-from replayed.ledger import BUDGETS, Limit
+from replayed.ledger import BUDGETS
 from replayed.plot import draw
+from replayed.running import Grid, ensure, installed, unknown_tasks
 from replayed.summary import compared, text
 
 NAMED = (
@@ -47,28 +42,6 @@ NAMED = (
 
 SLOW_SEEDS, SLOW_EPOCHS = 3, 300
 SMOKE = ("autotune", "autotune_random", "autotune_asha", "optuna_tpe_hyperband")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What is compared with what: all methods on all files and seeds, to the last budget."""
-
-    title: str
-    files: tuple[str, ...]
-    seeds: tuple[int, ...]
-    epochs: int
-    methods: tuple[Method, ...]
-    clock: str = "epochs"
-
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        return tuple(budget for budget in BUDGETS if budget <= self.epochs)
-
-    def tasks(self) -> Iterator[tuple[Task, Method]]:
-        for seed in self.seeds:
-            for method in self.methods:
-                for file in self.files:
-                    yield Task(file, method.name, seed, Limit(self.epochs, self.clock)), method
 
 
 def grids(
@@ -105,20 +78,6 @@ def few_of(files: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def unknown_tasks(wanted: Sequence[Grid], store: Store, versions: Mapping[str, str]) -> list[Task]:
-    """The searches that no known result answers for, the longest first, for it answers for the
-    shorter ones too."""
-    missing: dict[Task, None] = {}
-    covered: set[tuple[str, str, int, str]] = set()
-    for grid in sorted(wanted, key=lambda grid: -grid.epochs):
-        for task, method in grid.tasks():
-            key = (task.file, task.method, task.seed, task.limit.clock)
-            if key not in covered and store.find(task, versions[method.name]) is None:
-                missing[task] = None
-                covered.add(key)
-    return list(missing)
-
-
 # --- running --------------------------------------------------------------------------------
 
 
@@ -127,37 +86,8 @@ def _table(path: Path) -> Table:
     return load(path)
 
 
-def _work(task: Task, folder: Path) -> Cell:
+def _work(folder: Path, task: Task) -> Cell:
     return searched(task, _table(folder / f"{task.file}.npz"), methods()[task.method])
-
-
-def ensure(tasks: Sequence[Task], folder: Path, parallel: int, store: Store) -> int:
-    """Search what is not known yet, so many at once; results are kept as they come. Returns how
-    many searches failed, each of which is named."""
-    failed = 0
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"  # of the processes begun below
-    with ProcessPoolExecutor(parallel, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_work, task, folder): task for task in tasks}
-        for count, future in enumerate(as_completed(futures), start=1):
-            try:
-                cell = future.result()
-            except BrokenProcessPool:
-                raise
-            except Exception as error:
-                failed += 1
-                trace = "".join(traceback.format_exception(error))
-                print(f"failed: {futures[future]}\n{trace}", file=sys.stderr, flush=True)
-                continue
-            store.add(cell)
-            print(
-                f"[{count}/{len(tasks)}] {cell.method} {cell.file} seed {cell.seed}: "
-                f"{cell.regret[max(cell.regret)]:.3f} after {max(cell.regret)} {cell.clock}"
-                f"{' (mean epochs)' if cell.clock == 'seconds' else ''} ({cell.wall:.0f} s)",
-                file=sys.stderr,
-                flush=True,
-            )
-    return failed
 
 
 def main() -> None:
@@ -178,29 +108,18 @@ def main() -> None:
             print(f"nothing to measure: {message}")
             return
         parser.error(message)
-    chosen = _installed([every[name] for name in names])
+    chosen = installed([every[name] for name in names])
     if not chosen:
         sys.exit("none of these methods is installed (benchmarks/README.md)")
     store = Store(given.json)
     wanted = grids(files, chosen, given.seeds, given.quick, given.smoke)
     versions = {method.name: method.version() for method in chosen}
     missing = unknown_tasks(wanted, store, versions)
-    failed = ensure(missing, given.curves, given.parallel, store)
+    failed = ensure(missing, partial(_work, given.curves), given.parallel, store)
     store.tidy(versions)
     report(wanted, store, versions, given.plot)
     if failed:
         sys.exit(f"{failed} searches failed; the same command tries them again")
-
-
-def _installed(chosen: Sequence[Method]) -> list[Method]:
-    print("methods, and how each is driven:")
-    present = []
-    for method in chosen:
-        lacking = method.missing()
-        print(f"  {method.name:30}{method.how if lacking is None else f'left out: no {lacking}'}")
-        if lacking is None:
-            present.append(method)
-    return present
 
 
 def report(

@@ -169,6 +169,21 @@ def _slope(told: FloatArray, log_seconds: FloatArray) -> float:
     return float(min(1.0, max(0.0, slope)))
 
 
+def predicted(known: FloatArray, values: FloatArray, asked: FloatArray) -> tuple[FloatArray, float]:
+    """What is expected at points, (asked,), and what such a prediction misses by: from the
+    process where there are values enough that differ, else their median and spread.
+
+    Args:
+        known, asked: embedded configurations, (trials, features) and (asked, features).
+        values: (trials,), such as log seconds.
+    """
+    if len(values) >= ENOUGH and float(np.ptp(values)) > 1e-6:
+        surface = _fitted(known, values)
+        return surface(asked), surface.deviation
+    typical = float(np.median(values)) if len(values) else 0.0
+    return np.full(len(asked), typical), float(values.std()) if len(values) else 1.0
+
+
 @dataclass(frozen=True)
 class _Surface:
     """The posterior mean of the process. `low` and `high` bound it: a prediction far outside of
@@ -177,6 +192,8 @@ class _Surface:
     Args:
         points: (trials, features), centred and scaled by `relevance`, as are all others.
         weights: (trials,), of the kernel's columns.
+        deviation: what a prediction misses by, the root mean square over the trials, each
+            predicted from all others.
     """
 
     centre: FloatArray
@@ -188,6 +205,7 @@ class _Surface:
     length: float
     low: float
     high: float
+    deviation: float
 
     def __call__(self, points: FloatArray) -> FloatArray:
         """Log seconds, shape (points,)."""
@@ -217,7 +235,7 @@ def _fitted(points: FloatArray, log_seconds: FloatArray) -> _Surface:
     slope = np.abs(np.linalg.solve(gram, centred.T @ residual)) / spread
     relevance = np.maximum(slope, _LEAST_RELEVANCE)
     scaled = centred * relevance
-    best: tuple[float, FloatArray, float, float] | None = None
+    best: tuple[float, FloatArray, float, float, FloatArray] | None = None
     for share in _SHARES:
         for length in _LENGTHS:
             smooth = _kernel(scaled, scaled, share, length)
@@ -227,8 +245,13 @@ def _fitted(points: FloatArray, log_seconds: FloatArray) -> _Surface:
                 weights = cho_solve((factor, True), residual / spread, check_finite=False)
                 misfit = 0.5 * (residual / spread) @ weights + np.log(np.diag(factor)).sum()
                 if best is None or misfit < best[0]:
-                    best = float(misfit), weights * spread, share, length
+                    best = float(misfit), weights * spread, share, length, factor
     assert best is not None, "the grid is not empty"
     reach = float(np.ptp(log_seconds))
     low, high = float(log_seconds.min()) - reach, float(log_seconds.max()) + reach
-    return _Surface(centre, relevance, scaled, best[1], mean, best[2], best[3], low, high)
+    inverse = cho_solve((best[4], True), np.eye(len(scaled)), check_finite=False)
+    missed = best[1] / np.diag(inverse)  # leave-one-out (Rasmussen and Williams, eq. 5.12)
+    deviation = float(np.sqrt(np.mean(missed**2)))
+    return _Surface(
+        centre, relevance, scaled, best[1], mean, best[2], best[3], low, high, deviation
+    )

@@ -9,12 +9,13 @@ is proposed), segments that were lost or cut short, failures, and the closing ph
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
+from autotune.decide.avoidance import Avoidance
 from autotune.decide.closing import CLOSING_SHARE, Closing
 from autotune.decide.configurations import first_configurations, identity, unseen
 from autotune.decide.final import FinalPhase
@@ -33,6 +34,7 @@ from autotune.plugins.search import (
     Frozen,
     Key,
     Lost,
+    Objective,
     Observed,
     Policy,
     Proposer,
@@ -90,7 +92,8 @@ class Search:
         self._policy, self._proposer = policy, proposer
         self._policy_state = policy.initial(context)
         self._proposer_state = proposer.initial(context)
-        self._informed = Informed(context, forecaster, self.trials)
+        self._forecaster = forecaster
+        self._informed = _informed(context, forecaster, self.trials)
         self._first = {identity(c): c for c in first_configurations(context)}
         self._started: set[str] = set()
         self._aims: dict[int, int] = {}
@@ -102,6 +105,7 @@ class Search:
         self._closing = Closing(context)
         self._final = FinalPhase(context)
         self._utility = UtilityStop(context)
+        self._avoidance = Avoidance(context.space, context.seed)
 
     # --- fold ---------------------------------------------------------------------------------
 
@@ -112,6 +116,7 @@ class Search:
         self._closing.observe(event, self.trials)
         self._final.observe(event, self.trials)
         self._utility.observe(event, self.trials)
+        self._avoidance.observe(event, self.trials)
         if isinstance(event, Extended):
             self._extend(event)
         else:
@@ -128,7 +133,8 @@ class Search:
         ):
             return
         self._proposer_state = self._proposer.observe(self._proposer_state, event, trials)
-        self._informed.observe(event)
+        for informed in self._informed.values():
+            informed.observe(event)
         self._policy_state = self._policy.observe(self.context, self._policy_state, event, trials)
 
     def _extend(self, event: Extended) -> None:
@@ -138,7 +144,7 @@ class Search:
         self._policy_state = self._policy.initial(context)
         self._proposer_state = self._proposer.initial(context)
         trials = Trials(context.space, context.objectives)
-        self._informed = Informed(context, self._informed.forecaster, trials)
+        self._informed = _informed(context, self._forecaster, trials)
         for past in self._events:
             if isinstance(past, Decided) and isinstance(past.decision, Start):
                 horizon = self.trials[past.decision.trial].horizon
@@ -146,7 +152,8 @@ class Search:
             trials.observe(past)
             if not isinstance(past, Extended):
                 self._show(past, trials)
-        self._informed.adopt(self.trials)
+        for informed in self._informed.values():
+            informed.adopt(self.trials)
 
     def _note(self, event: Event) -> None:
         match event:
@@ -410,20 +417,53 @@ class Search:
         where the space holds no more that can be found."""
         found = dict(islice(self._first.items(), count))
         if len(found) < count:
-            proposed = self._proposer.propose(
-                self.context, self._proposer_state, self.trials, key, count - len(found)
-            )
-            for configuration in proposed:
+            for configuration in self._proposed(key, count - len(found)):
                 text = identity(configuration)
                 if text not in self._started:
                     found.setdefault(text, configuration)
-        drawn = []
         if len(found) < count:  # nothing is copied for the others: there may be thousands
             taken = self._started | found.keys()
-            missing = count - len(found)
-            drawn = unseen(self.context.space, key.generator(_LOST), missing, taken)
-        return [*found.values(), *drawn]
 
-    def _forecast(self, queries: Any) -> ForecastContract:
-        checked: list[Query] = list(queries)
-        return self._informed.forecast(checked)
+            def fresh(wanted: int) -> list[Configuration]:
+                return unseen(self.context.space, key.generator(_LOST), wanted, taken)
+
+            for configuration in self._avoidance.drawn(fresh, count - len(found), self.trials):
+                taken.add(identity(configuration))
+                found[identity(configuration)] = configuration
+            for configuration in fresh(count - len(found)):  # all that is left is likely to fail
+                found[identity(configuration)] = configuration
+        return list(found.values())
+
+    def _proposed(self, key: Key, count: int) -> list[Configuration]:
+        """What the proposer suggests, less of what is likely to fail."""
+        return self._avoidance.drawn(
+            lambda wanted: self._proposer.propose(
+                self.context, self._proposer_state, self.trials, key, wanted
+            ),
+            count,
+            self.trials,
+        )
+
+    def _forecast(self, queries: Sequence[Query], objective: str | None = None) -> ForecastContract:
+        informed = self._informed[objective or self.context.objective.name]
+        return informed.forecast(list(queries))
+
+
+def _informed(
+    context: SearchContext, forecaster: Forecaster, trials: Trials
+) -> dict[str, Informed]:
+    """The forecaster's fold for each curve objective, by its name."""
+    return {
+        o.name: Informed(_with_primary(context, o), forecaster, trials)
+        for o in context.objectives
+        if o.kind == "curve"
+    }
+
+
+def _with_primary(context: SearchContext, objective: Objective) -> SearchContext:
+    """The context in which a curve objective is the primary one. What earlier studies tell is of
+    the study's own primary objective."""
+    if objective == context.objective:
+        return context
+    others = (other for other in context.objectives if other != objective)
+    return replace(context, objectives=(objective, *others), earlier=())

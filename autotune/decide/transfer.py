@@ -62,7 +62,8 @@ class Informed:
 
     Args:
         context: of the new study, with `earlier`.
-        trials: the study's own, folded by the caller before `observe`.
+        trials: the study's own, folded by the caller before `observe`; shown to the forecaster
+            with the context's objective as the primary one.
 
     Attributes:
         forecaster: as given.
@@ -85,7 +86,7 @@ class Informed:
         """Fold one event."""
         if self._trials is not self._own:
             self._trials.observe(event)
-        self._state = self.forecaster.observe(self._state, event, self._trials)
+        self._state = self.forecaster.observe(self._state, event, self._shown())
         if not self.context.earlier or self._checked > ENOUGH:
             return
         self._history.append(event)
@@ -104,7 +105,10 @@ class Informed:
 
     def forecast(self, queries: list[Query]) -> Forecast:
         """As `Forecaster.forecast`."""
-        return self.forecaster.forecast(self.context, self._state, self._trials, queries)
+        return self.forecaster.forecast(self.context, self._state, self._shown(), queries)
+
+    def _shown(self) -> Trials:
+        return self._trials.judged_by(self.context.objective)
 
     def _look(self) -> None:
         """Decide anew which earlier studies are related; if that or their mapping changes, fold

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -500,8 +500,9 @@ class Query:
 
 
 class Forecaster(Plugin, ABC):
-    """Predicts the rest of learning curves. Trials of an earlier study (`warm_start`), mapped to
-    this one's scale, are shown to it like any other, with negative numbers."""
+    """Predicts the rest of learning curves. A study with several curve objectives keeps a state for
+    each, and shows `context` and `trials` with that one as the primary. Trials of an earlier study
+    (`warm_start`), mapped to this one's scale, are shown like any other, with negative numbers."""
 
     kind: ClassVar[str] = "forecaster"
 
@@ -527,8 +528,12 @@ class Forecaster(Plugin, ABC):
 ProposeFunction: TypeAlias = Callable[[int], list[Configuration]]
 """``propose(count)``: what the study's proposers suggest (the user's first, then the rest)."""
 
-ForecastFunction: TypeAlias = Callable[[Sequence[Query]], Forecast]
-"""``forecast(queries)``: the study's forecaster on the present state."""
+
+class ForecastFunction(Protocol):
+    """The study's forecaster on the present state."""
+
+    def __call__(self, queries: Sequence[Query], objective: str | None = None) -> Forecast:
+        """Of the curve objective of that name; None for the primary."""
 
 
 class Policy(Plugin, ABC):

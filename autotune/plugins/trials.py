@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -172,6 +173,15 @@ class Trials:
     def score(self, metrics: Mapping[str, float]) -> float:
         """The primary objective, oriented so that less is better; NaN where missing."""
         return self.objective.sign * metrics.get(self.objective.name, math.nan)
+
+    def judged_by(self, objective: Objective) -> Trials:
+        """The same trials as they stand now, with another objective as the primary one."""
+        if objective == self.objective:
+            return self
+        view = copy(self)
+        view.objective, view.best = objective, None
+        view._curves = sorted(self._curves, key=lambda o: o != objective)
+        return view
 
     def scores(self, number: int) -> tuple[FloatArray, FloatArray]:
         """Steps and oriented values of a trial's curve, both shape (observations,)."""

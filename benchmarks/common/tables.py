@@ -15,8 +15,8 @@ What is not finite has diverged and scores 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.plugins.search import Objective
-from autotune.space import Configuration, Float, Space
+from autotune.space import Categorical, Configuration, Float, Space
 
 FloatArray = NDArray[np.float64]
 
@@ -51,6 +51,9 @@ class Table:
         raw: (n, T) in the metric's own units; what is not finite has diverged.
         seconds: (n, T), cumulative, where the file has them.
         test: (n, T), what the user finally gets, in the metric's own units, where known.
+        options: (d,), how many options a categorical hyperparameter has, whose `points` are the
+            middles of so many equal parts; 0 of a number. Empty: all are numbers.
+        static: further objectives that are measured once, each with its values (n,).
     """
 
     name: str
@@ -62,6 +65,8 @@ class Table:
     raw: FloatArray
     seconds: FloatArray | None = None
     test: FloatArray | None = None
+    options: tuple[int, ...] = ()
+    static: tuple[tuple[Objective, FloatArray], ...] = ()
 
     @property
     def units(self) -> int:
@@ -73,7 +78,24 @@ class Table:
 
     def space(self) -> RowSpace:
         """The table's rows as a space of configurations."""
-        return RowSpace(self.points, self.active)
+        return RowSpace(self.points, self.active, self.options)
+
+    def distances(self, point: FloatArray) -> FloatArray:
+        """Squared distances of all rows from a point of the unit cube, (n,)."""
+        return distances(self.points, self.options, point)
+
+
+def distances(points: FloatArray, options: Sequence[int], point: FloatArray) -> FloatArray:
+    """Squared distances of points (n, d) from one, (n,); another category is at distance 1."""
+    away = points - point
+    for column in np.flatnonzero(options):
+        count = options[column]
+        away[:, column] = _codes(points[:, column], count) != _codes(point[column], count)
+    return np.asarray((away**2).sum(axis=1))
+
+
+def _codes(places: Any, count: int) -> Any:
+    return np.minimum(np.floor(np.asarray(places) * count), count - 1)
 
 
 class RowSpace(Space):
@@ -82,8 +104,17 @@ class RowSpace(Space):
     Decoding gives the nearest row; a neighbour is one of the nearest, nearer ones more often.
     """
 
-    def __init__(self, points: FloatArray, active: NDArray[np.bool_]) -> None:
-        super().__init__({f"x{index}": Float(0.0, 1.0) for index in range(points.shape[1])})
+    def __init__(
+        self, points: FloatArray, active: NDArray[np.bool_], options: Sequence[int] = ()
+    ) -> None:
+        self.options = tuple(options) or (0,) * points.shape[1]
+        middles = [tuple((np.arange(count) + 0.5) / count) for count in self.options]
+        super().__init__(
+            {
+                f"x{index}": Categorical(tuple(map(float, places))) if places else Float(0.0, 1.0)
+                for index, places in enumerate(middles)
+            }
+        )
         self.points, self.active = points, active
         self._rows: dict[tuple[float, ...], int] = {}
         for row, point in enumerate(points.tolist()):
@@ -122,7 +153,7 @@ class RowSpace(Space):
         return self.configuration(int(order[min(int(rng.geometric(0.1)), len(order) - 1)]))
 
     def _distances(self, point: FloatArray) -> FloatArray:
-        return np.asarray(((self.points - point) ** 2).sum(axis=1))
+        return distances(self.points, self.options, point)
 
 
 def load(path: Path) -> Table:
@@ -168,6 +199,46 @@ def load_all(folder: Path) -> list[Table]:
         if described:
             found.append(load(path))
     return found
+
+
+PARAMETERS = Objective("parameters", "minimize", "static")
+MEMORY = Objective("memory", "minimize", "static", unit="B")
+TIME = Objective("time", "minimize", "static", unit="s")
+
+
+def with_objectives(path: Path) -> Table:
+    """The table in a file with all objectives that are recorded in it: the time of the full run,
+    and where they are known, peak memory and trainable parameters. The configurations of
+    ``peft_metamathqa`` are its adapter's type, learning rate and parameters.
+
+    Raises:
+        TableError: it holds nothing beside the curves.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        if "time" not in file.files:
+            raise TableError(f"{path}: no array 'time', and so no second objective")
+        if "peft_type" not in file.files:
+            table = load(path)
+            return replace(table, static=((TIME, file["time"][:, -1].astype(np.float64)),))
+        names, code = np.unique(file["peft_type"], return_inverse=True)
+        parameters = file["n_params"].astype(np.float64)
+        numbers, active = _unit_cube(
+            np.stack([file["lr"], parameters], axis=1), np.array([True, True])
+        )
+        raw, seconds = file["Y"].astype(np.float64), file["time"].astype(np.float64)
+        static = ((MEMORY, file["mem_max"].astype(np.float64)), (PARAMETERS, parameters))
+    return Table(
+        path.stem,
+        suite_of(path.stem),
+        Objective("value", "maximize", "curve", bounds=(0.0, 1.0)),
+        np.column_stack([(code + 0.5) / len(names), numbers]),
+        np.column_stack([np.ones(len(raw), dtype=bool), active]),
+        raw,
+        raw,
+        seconds,
+        options=(len(names), 0, 0),
+        static=(*static, (TIME, seconds[:, -1])),
+    )
 
 
 def suite_of(name: str) -> str:

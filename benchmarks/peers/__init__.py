@@ -16,7 +16,7 @@ import ast
 import hashlib
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Method:
             it decides changes the method.
         how: how the real thing is driven, for the reader.
         slow: only on the named tables, 3 seeds, to 300 epochs.
+        measure: module of `replayed` that says what a search has found.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Method:
     how: str
     arguments: dict[str, Any] = field(default_factory=dict)
     slow: bool = False
+    measure: str = "ledger"
 
     def missing(self) -> str | None:
         """The first distribution that is not installed."""
@@ -63,7 +65,9 @@ class Method:
         """Changes whenever its results may: with the code that drives it, and with what is
         installed."""
         digest = hashlib.sha256(repr(sorted(self.arguments.items())).encode())
-        for path in (_LEDGER, Path(__file__).with_name(f"{self.module}.py")):
+        measure = _LEDGER.with_name(f"{self.measure}.py")
+        driver = Path(__file__).with_name(f"{self.module}.py")
+        for path in dict.fromkeys((_LEDGER, measure, driver)):
             code = ast.parse(path.read_text(encoding="utf-8"))
             digest.update(ast.dump(code).encode())  # comments and layout do not count
         digest.update(repr([(n, metadata.version(n)) for n in self.distributions]).encode())
@@ -151,3 +155,22 @@ def methods() -> dict[str, Method]:
             )
         )
     return {method.name: method for method in found}
+
+
+FRONT = "real package: ask/tell; trains every trial to the end, as nothing can be pruned"
+RANDOM = "random proposals, trained to the end: the floor"
+
+
+def front_methods() -> dict[str, Method]:
+    """The methods that search for a front of several objectives, autotune's default first."""
+    ours = {"autotune": None, "autotune_mo_asha": "mo_asha"}
+    found = [
+        Method(name, "own", ("autotune-torch",), OWN, {"policy": policy} if policy else {})
+        for name, policy in ours.items()
+        if policy is None or policy in own.policies()
+    ]
+    for sampler in ("tpe", "nsga2", "random"):
+        how = RANDOM if sampler == "random" else FRONT
+        arguments = {"sampler": sampler}
+        found.append(Method(f"optuna_{sampler}", "optuna_front", ("optuna",), how, arguments))
+    return {method.name: replace(method, measure="front") for method in found}

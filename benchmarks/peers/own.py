@@ -69,9 +69,8 @@ def search_for(table: Table, ledger: Ledger, seed: int, policy: str | None) -> t
     rows = Rows(table, seed)
     seconds = Limit(BUDGETS[-1], ledger.limit.clock).seconds(table)
     budget = Budget(units=BUDGETS[-1]) if seconds is None else Budget(seconds=seconds)
-    context = SearchContext(
-        rows.space, Space({}), (table.objective,), table.units, budget, seed, workers=1
-    )
+    objectives = (table.objective, *(objective for objective, _ in table.static))
+    context = SearchContext(rows.space, Space({}), objectives, table.units, budget, seed, workers=1)
     return build_search(context, parts(policy), Catalogue().get), rows
 
 
@@ -81,7 +80,7 @@ class Rows:
 
     def __init__(self, table: Table, seed: int) -> None:
         self.order = np.random.default_rng(seed).permutation(len(table))
-        self.space = RowSpace(table.points[self.order], table.active[self.order])
+        self.space = RowSpace(table.points[self.order], table.active[self.order], table.options)
 
     def row(self, configuration: Configuration) -> int:
         """The table's row of a configuration."""
@@ -148,7 +147,8 @@ def segment(table: Table, training: Training, decision: Start | Thaw, at: float)
         assert math.isfinite(raw)
         metrics = {table.objective.name: raw}
         events.append(Observed(trial, training.step, metrics, seconds, at))
-    events.append(Frozen(trial, training.step, f"{trial}-{training.step}", at=at))
+    static = {objective.name: float(values[training.row]) for objective, values in table.static}
+    events.append(Frozen(trial, training.step, f"{trial}-{training.step}", static, at=at))
     return events
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,17 @@ class Cell:
                 }
 
 
-def searched(task: Task, table: Table, method: Any) -> Cell:
+Measure = Callable[[Ledger, tuple[int, ...]], Mapping[int, float]]
+"""What is said of a search at each budget: from 0 (nothing better was possible) to 1."""
+
+
+def searched(
+    task: Task,
+    table: Table,
+    method: Any,
+    measure: Measure = regrets,
+    test_measure: Measure = test_regrets,
+) -> Cell:
     """Run a search."""
     ledger = Ledger(table, task.limit)
     begun = time.perf_counter()
@@ -91,8 +101,8 @@ def searched(task: Task, table: Table, method: Any) -> Cell:
         task.limit.clock,
         task.limit.epochs,
         method.version(),
-        {budget: round(value, 6) for budget, value in regrets(ledger, budgets).items()},
-        {budget: round(value, 6) for budget, value in test_regrets(ledger, budgets).items()},
+        {budget: round(value, 6) for budget, value in measure(ledger, budgets).items()},
+        {budget: round(value, 6) for budget, value in test_measure(ledger, budgets).items()},
         len(ledger.values),
         len(ledger.used),
         round(wall, 2),

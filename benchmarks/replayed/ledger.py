@@ -76,7 +76,7 @@ class Ledger:
         Raises:
             Spent: every row was begun; nothing new is left to train.
         """
-        distances = ((self.table.points - point) ** 2).sum(axis=1)
+        distances = self.table.distances(point)
         distances[list(self.used)] = np.inf
         row = int(distances.argmin())
         if math.isinf(distances[row]):
@@ -202,16 +202,17 @@ def test_regrets(ledger: Ledger, budgets: tuple[int, ...]) -> Mapping[int, float
 def incumbents(ledger: Ledger, budgets: tuple[int, ...]) -> Mapping[int, int | None]:
     """The entry with the best finite validation value within each budget, the first of equals.
     A search that ended early keeps its last."""
-    limits = {budget: _amount(ledger, budget) for budget in budgets}
     values = np.array([v if math.isfinite(v) else math.inf for v in ledger.values])
     found: dict[int, int | None] = {}
-    for budget, limit in limits.items():
-        count = int(np.searchsorted(np.array(ledger.spent), limit * (1 + 1e-9), side="right"))
+    for budget in budgets:
+        count = entries(ledger, budget)
         place = int(values[:count].argmin()) if count else None
         found[budget] = place if place is not None and math.isfinite(values[place]) else None
     return found
 
 
-def _amount(ledger: Ledger, budget: int) -> float:
+def entries(ledger: Ledger, budget: int) -> int:
+    """How many entries a budget pays for."""
     seconds = Limit(budget, ledger.limit.clock).seconds(ledger.table)
-    return float(budget) if seconds is None else seconds
+    limit = float(budget) if seconds is None else seconds
+    return int(np.searchsorted(np.array(ledger.spent), limit * (1 + 1e-9), side="right"))

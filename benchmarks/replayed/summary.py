@@ -113,7 +113,12 @@ def _values(cell: Cell, budgets: Sequence[int], test: bool) -> list[float]:
     return [regrets[budget] for budget in budgets]
 
 
-def text(comparison: Comparison, title: str, reference: str = "autotune") -> str:
+def text(
+    comparison: Comparison,
+    title: str,
+    reference: str = "autotune",
+    measured: str = "normalised regret",
+) -> str:
     """Tables of means, ranks and paired differences from the reference, for people."""
     heading = f"{'':30}" + "".join(f"{budget:>9}" for budget in comparison.budgets)
     suites = len(set(comparison.suites))
@@ -122,7 +127,7 @@ def text(comparison: Comparison, title: str, reference: str = "autotune") -> str
         f"{title}: {len(comparison.files)} tables of {suites} suites, "
         f"{len(comparison.seeds)} seeds",
         "",
-        "mean normalised regret",
+        f"mean {measured}",
         heading,
     ]
     means, ranks = comparison.means(), comparison.ranks() if comparison.values else {}

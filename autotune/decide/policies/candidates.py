@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -19,7 +19,7 @@ SHARE = 1 / 3
 """Of the trials trained as long, so many may go on."""
 
 PARENTS = 5
-"""New configurations are also looked for near so many of the best trials."""
+"""New configurations are also looked for near so many of the best trials, or of the front's."""
 
 
 class Standing:
@@ -52,7 +52,11 @@ class Standing:
 
 
 def frozen(
-    trials: Trials, bests: Mapping[int, float], standing: Standing, most: int
+    trials: Trials,
+    bests: Mapping[int, float],
+    standing: Standing | None,
+    most: int,
+    kept: AbstractSet[int] = frozenset(),
 ) -> list[Trial]:
     """Frozen trials that may go on, by number: those that lead at their length, or all if none
     does; of more than `most` the better half by their best value and of the rest the newest.
@@ -63,11 +67,15 @@ def frozen(
 
     Args:
         bests: best oriented value of every trial that has one.
+        standing: None where trials that do not lead may go on as well: with several objectives a
+            poor value of the primary one says little.
+        kept: trials of the front, which count as better than all others.
     """
     found = [t for t in trials.all.values() if t.status == "frozen" and t.number in bests]
-    found = [trial for trial in found if standing.leads(trial)] or found
+    if standing is not None:
+        found = [trial for trial in found if standing.leads(trial)] or found
     if len(found) > most:
-        ranked = sorted(found, key=lambda trial: (bests[trial.number], trial.number))
+        ranked = sorted(found, key=lambda t: (t.number not in kept, bests[t.number], t.number))
         best, rest = ranked[: most // 2], ranked[most // 2 :]
         newest = sorted(rest, key=lambda trial: -trial.number)[: most - len(best)]
         found = sorted([*best, *newest], key=lambda trial: trial.number)
@@ -77,7 +85,7 @@ def frozen(
 def new(
     context: SearchContext,
     trials: Trials,
-    bests: Mapping[int, float],
+    parents: Sequence[int],
     started: AbstractSet[str],
     propose: ProposeFunction,
     generator: np.random.Generator,
@@ -86,10 +94,10 @@ def new(
     """Configurations that were never started, all different, none nearly that of a trial.
 
     Args:
-        bests: best oriented value of every trial that has one.
+        parents: trials near which new ones are looked for.
         started: identities of all configurations that were started.
         counts: how many at most of ``proposals`` (of the study's proposer), ``neighbours`` (of the
-            best trials), ``sobol`` (a piece of a Sobol sequence, elsewhere in each decision) and
+            parents), ``sobol`` (a piece of a Sobol sequence, elsewhere in each decision) and
             ``prior`` (drawn from the priors of the space).
     """
     space = context.space
@@ -103,7 +111,6 @@ def new(
                 taken.add(text)
                 found.append(configuration)
 
-    parents = sorted(bests, key=lambda number: (bests[number], number))[:PARENTS]
     add(
         space.neighbour(trials[parents[index % len(parents)]].configuration, generator)
         for index in range(counts["neighbours"] if parents else 0)

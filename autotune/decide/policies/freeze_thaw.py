@@ -9,8 +9,10 @@ from itertools import compress
 import numpy as np
 
 from autotune.decide import scale as scales
+from autotune.decide.avoidance import Avoidance
 from autotune.decide.configurations import first_configurations, identity
 from autotune.decide.cost import Costs
+from autotune.decide.front import DIRECTIONS, Aim, Front, searched
 from autotune.decide.policies import candidates, opening
 from autotune.plugins.search import (
     Decided,
@@ -49,8 +51,11 @@ _STREAM = 19
 @dataclass
 class _State:
     """First and best finite value of every trial, oriented so that less is better; the identities
-    of all configurations that were started; how trials stand; and what units cost."""
+    of all configurations that were started; how trials stand; what units cost; which regions
+    fail; and the front, where there are several objectives to search for."""
 
+    avoidance: Avoidance
+    front: Front | None
     firsts: dict[int, float] = field(default_factory=dict)
     bests: dict[int, float] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
@@ -137,6 +142,15 @@ class FreezeThaw(Policy):
     expected to bring where that is better than the best so far, so that no worker runs after a
     gain that is on its way.
 
+    Several objectives that training changes (curves) or decides (measured once: parameters,
+    memory): the threshold becomes the front. A decision draws directions from the reference point,
+    and goes on with the candidate that is most likely to reach beyond the front along them
+    (`autotune.decide.front`): every curve objective is forecast, what is measured once is known
+    after a trial's first segment and predicted before. The opening race then promotes by fronts,
+    all frozen trials may go on, and the neighbours are those of the front.
+
+    Where trials failed, new configurations like theirs are left out (`autotune.decide.avoidance`).
+
     With a budget in seconds alone, the probability is taken per expected second
     (`autotune.decide.cost`), and no unit is begun that would not end in time.
     """
@@ -167,13 +181,18 @@ class FreezeThaw(Policy):
 
     def initial(self, context: SearchContext) -> _State:
         """Nothing is known."""
-        return _State()
+        objectives = searched(context)
+        front = Front(objectives) if len(objectives) > 1 else None
+        return _State(Avoidance(context.space, context.seed), front)
 
     def observe(
         self, context: SearchContext, state: _State, event: Event, trials: Trials
     ) -> _State:
         """Note a trial's configuration, its first and best value, and what its units cost."""
         state.costs.observe(event)
+        state.avoidance.observe(event, trials)
+        if state.front is not None:
+            state.front.observe(event, trials)
         match event:
             case Decided(decision=Start(configuration=configuration)):
                 state.started.add(identity(configuration))
@@ -208,11 +227,19 @@ class FreezeThaw(Policy):
         found = self._candidates(context, state, propose, trials, generator, may_start)
         if not state.bests or not len(found):
             return Wait() if trials.in_flight else Stop(_exhausted(state, trials, may_start))
-        chosen = int(np.argmax(self._promise(context, state, found, forecast, trials, generator)))
+        front = state.front
+        if front is not None and len(front.points):
+            promise = self._front_promise(context, front, found, forecast, trials, generator)
+        else:
+            promise = self._promise(context, state, found, forecast, trials, generator)
+        chosen = int(np.argmax(promise))
         if chosen >= len(found.frozen):
             return _start(context, trials, found.new[chosen - len(found.frozen)])
-        if not may_start and not trials.in_flight and _hopeless(found.frozen, forecast, trials):
-            return Stop(f"no trial is more likely than {UNLIKELY:.0%} to beat the best")
+        if not may_start and not trials.in_flight:
+            if front is not None and promise[chosen] < UNLIKELY / DIRECTIONS:
+                return Stop(f"no trial is more likely than {UNLIKELY:.0%} to improve the front")
+            if front is None and _hopeless(found.frozen, forecast, trials):
+                return Stop(f"no trial is more likely than {UNLIKELY:.0%} to beat the best")
         trial = found.frozen[chosen]
         step = max(1, round(float(self.configuration["growth"]) * trial.frozen))
         return Thaw(trial.number, trial.frozen + min(step, int(found.most[chosen])))
@@ -227,8 +254,11 @@ class FreezeThaw(Policy):
     ) -> Start | Thaw | None:
         """The next segment of the opening race; None if it waits for others or is over."""
         asked_for = len(first_configurations(context)) - 1
-        count = asked_for + int(self.configuration["opening"])
-        promoted = opening.promotion(trials, count, context.horizon)
+        count = int(self.configuration["opening"])
+        if state.front is not None:  # a front is wide: the search itself begins many trials
+            count = (count + 1) // 2
+        count += asked_for
+        promoted = opening.promotion(trials, count, context.horizon, searched(context))
         if promoted is not None and _in_time(context, state, trials, promoted):
             return promoted
         if may_start and (len(trials) < count or not state.bests):
@@ -247,7 +277,14 @@ class FreezeThaw(Policy):
         may_start: bool,
     ) -> _Candidates:
         """All that a worker could train at least one more unit of, with its cost."""
-        frozen = candidates.frozen(trials, state.bests, state.standing, FROZEN)
+        if state.front is None:
+            frozen = candidates.frozen(trials, state.bests, state.standing, FROZEN)
+            best = sorted(state.bests, key=lambda number: (state.bests[number], number))
+            parents = best[: candidates.PARENTS]
+        else:
+            owners = sorted(set(state.front.owners))
+            frozen = candidates.frozen(trials, state.bests, None, FROZEN, set(owners))
+            parents = generator.permutation(owners)[: candidates.PARENTS].tolist()
         new: list[Configuration] = []
         if may_start:
             counts = {
@@ -255,8 +292,9 @@ class FreezeThaw(Policy):
                 for source in ("proposals", "neighbours", "sobol", "prior")
             }
             new = candidates.new(
-                context, trials, state.bests, state.started, propose, generator, counts
+                context, trials, parents, state.started, propose, generator, counts
             )
+            new = state.avoidance.kept(new, trials) or new
         most = np.array([*(t.horizon - t.frozen for t in frozen), *[context.horizon] * len(new)])
         left = _units_left(context, trials)
         most = np.minimum(most.astype(float), max(left, 1.0))
@@ -287,10 +325,8 @@ class FreezeThaw(Policy):
         generator: np.random.Generator,
     ) -> FloatArray:
         """Mean probability of every candidate to beat a threshold by a horizon, per cost."""
-        parts = int(self.configuration["horizons"])
-        ahead = [
-            1 + int(context.horizon * (part + generator.random()) / parts) for part in range(parts)
-        ]
+        ahead = self._ahead(context, generator)
+        parts = len(ahead)
         margins = 10.0 ** -generator.uniform(1.0, 4.0, size=(parts, THRESHOLDS))
         pending = _pending(trials)
         queries = [query for h in ahead for query in found.queries(h)]
@@ -306,6 +342,36 @@ class FreezeThaw(Policy):
         return np.asarray(
             np.mean([p / found.prices(h) for p, h in zip(likely, ahead, strict=True)], 0)
         )
+
+    def _front_promise(
+        self,
+        context: SearchContext,
+        front: Front,
+        found: _Candidates,
+        forecast: ForecastFunction,
+        trials: Trials,
+        generator: np.random.Generator,
+    ) -> FloatArray:
+        """Mean probability of every candidate to reach beyond the front, per cost."""
+        ahead = self._ahead(context, generator)
+        pending, flying = _pending(trials), _flying(trials)
+        queries = [query for h in ahead for query in found.queries(h)]
+        forecasts = [forecast(queries + pending, o.name) for o in front.curves]
+        expected = np.stack([f.quantile(0.5)[len(queries) :] for f in forecasts], axis=1)
+        aim = Aim(front, trials, generator, flying, expected)
+        static = aim.static([trial.number for trial in found.frozen], found.new)
+        promise = aim.promise(np.tile(static, (len(ahead), 1, 1)), forecasts)
+        likely = promise.reshape(len(ahead), len(found))
+        return np.asarray(
+            np.mean([p / found.prices(h) for p, h in zip(likely, ahead, strict=True)], 0)
+        )
+
+    def _ahead(self, context: SearchContext, generator: np.random.Generator) -> list[int]:
+        """Horizons of one decision, one in each equal part of their range."""
+        parts = int(self.configuration["horizons"])
+        return [
+            1 + int(context.horizon * (part + generator.random()) / parts) for part in range(parts)
+        ]
 
 
 def _start(context: SearchContext, trials: Trials, configuration: Configuration) -> Start:
@@ -346,6 +412,11 @@ def _pending(trials: Trials) -> list[Query]:
         elif trial.target is not None:
             found.append(Query(trial.target, configuration=trial.configuration))
     return found
+
+
+def _flying(trials: Trials) -> list[int]:
+    """Whom `_pending` asks of."""
+    return [number for number in trials.in_flight if trials[number].target is not None]
 
 
 def _hopeless(frozen: list[Trial], forecast: ForecastFunction, trials: Trials) -> bool:

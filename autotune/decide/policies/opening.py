@@ -12,8 +12,10 @@ and the forecaster has seen long curves beside short ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from autotune.plugins.search import Thaw
+from autotune.decide.ranking import ranked
+from autotune.plugins.search import Objective, Thaw
 from autotune.plugins.trials import Trial, Trials
 
 REDUCTION = 3
@@ -29,21 +31,36 @@ def levels(horizon: int, trials: int) -> list[int]:
     return found
 
 
-def promotion(trials: Trials, count: int, horizon: int) -> Thaw | None:
+def promotion(
+    trials: Trials, count: int, horizon: int, objectives: Sequence[Objective] = ()
+) -> Thaw | None:
     """Of the first `count` trials the one to go on with: the best that is frozen below the next
     level and among the best third at its own, from the highest level down. None if there is none.
+
+    Args:
+        objectives: if several, the best are those on the first fronts.
     """
     first = [trials[number] for number in range(min(count, len(trials)))]
     rungs = levels(horizon, count)
     for low, high in zip(reversed(rungs[:-1]), reversed(rungs[1:]), strict=True):
         there = [trial for trial in first if trial.status == "failed" or trial.last >= low]
-        ranked = sorted((_best(trials, trial, low), trial.number) for trial in there)
-        for value, number in ranked[: len(there) // REDUCTION]:
+        best = sorted((_best(trials, trial, low), trial.number) for trial in there)
+        if len(objectives) > 1:
+            best = _by_fronts(trials, best, objectives)
+        for value, number in best[: len(there) // REDUCTION]:
             trial = trials[number]
             to = min(high, trial.horizon)
             if math.isfinite(value) and trial.status == "frozen" and trial.frozen < to:
                 return Thaw(number, to)
     return None
+
+
+def _by_fronts(
+    trials: Trials, best: list[tuple[float, int]], objectives: Sequence[Objective]
+) -> list[tuple[float, int]]:
+    primary = trials.objective
+    rows = [{**trials[n].static, primary.name: primary.sign * value} for value, n in best]
+    return [best[index] for index in ranked(rows, objectives, primary)]
 
 
 def _best(trials: Trials, trial: Trial, unit: int) -> float:

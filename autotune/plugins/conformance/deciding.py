@@ -214,8 +214,9 @@ def _decide(policy: Policy, context: SearchContext, state: Any, simulation: Simu
         rng = key.generator(1)
         return [context.space.sample(rng) for _ in range(count)]
 
-    def forecast(queries: Sequence[Query]) -> Forecast:
-        return PlainForecast(trials, queries)
+    def forecast(queries: Sequence[Query], objective: str | None = None) -> Forecast:
+        named = [o for o in context.objectives if o.name == objective]
+        return PlainForecast(trials.judged_by(*named or [trials.objective]), queries)
 
     return _twice(
         "decide", trials, lambda: policy.decide(context, state, propose, forecast, trials, key)
