@@ -395,12 +395,18 @@ def draw(tables: Mapping[str, Sequence[Row]], seeds: int, path: Path) -> None:
                 color=colour,
             )
         axis.axvline(yardstick, color="black", linewidth=0.8)
-        axis.set_xscale("log")
         lowest, highest = shown[0].best, shown[-1].best
-        axis.set_xlim(lowest / (highest / lowest) ** 0.06, highest * (highest / lowest) ** 0.06)
-        axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
-        axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        margin = 0.06
+        if highest > 1.5 * lowest:
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+            axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%.3g"))
+            reach = (highest / lowest) ** margin
+            axis.set_xlim(lowest / reach, highest * reach)
+        else:
+            reach = margin * (highest - lowest)
+            axis.set_xlim(lowest - reach, highest + reach)
         axis.set_title(TASKS[name].title, fontsize=9.5)
         axis.set_xlabel(f"best {TASKS[name].metric.replace('_', ' ')}", fontsize=9)
         axis.set_yticks(range(len(order)), [name.replace("_", " ") for name in order], fontsize=8.5)

@@ -28,6 +28,9 @@ class AdanOptimizer(ListOptimizer):
     ``d`` by ``beta2``, ``n`` averages ``(g + beta2 * d)^2`` by ``beta3``; then
     ``w = (w - lr * (m_hat + beta2 * u_hat) / (sqrt(n_hat) + eps)) / (1 + lr * weight_decay)``.
 
+    Four buffers, gradient and weights are read and all but the gradient written: eleven ways
+    through a model's worth of memory a step, of which AdamW needs seven.
+
     Args:
         parameters: parameters or groups of them.
         lr: learning rate.
