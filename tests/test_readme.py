@@ -105,7 +105,7 @@ def test_the_plugin_commands_run(command: str) -> None:
     assert "adamw" in done.stdout or "lora" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_from_scratch", "characters"])
+@pytest.mark.parametrize("name", ["digits", "digits_from_scratch", "characters", "one_slot"])
 def test_search_spaces_run(name: str, tmp_path: Path) -> None:
     file = ROOT / "search_spaces" / f"{name}.yaml"
     command = [sys.executable, "-m", "autotune", "run", str(file), "--folder", str(tmp_path)]

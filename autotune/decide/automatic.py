@@ -25,7 +25,7 @@ def chosen_policy(
     Args:
         space: resolved.
     """
-    curves = [objective.name for objective in objectives if objective.kind == "curve"]
+    trained = [objective.name for objective in objectives if objective.kind != "evaluation"]
     if horizon == 1:
         return "random_search", (
             "a trial is trained for one unit, so there is nothing to freeze: the proposer alone "
@@ -38,19 +38,14 @@ def chosen_policy(
             f"none has to be guessed at"
         )
     segments = _segments(budget)
-    many = segments >= SEGMENTS
-    if len(curves) > 1:
-        return "mo_asha", (
-            f"{' and '.join(curves)} change with training, and it promotes for all of them"
-        )
-    if many:
-        return "asha", (
+    if segments >= SEGMENTS:
+        return "asha" if len(trained) == 1 else "mo_asha", (
             f"the budget allows about {segments:,.0f} segments; to decide each by forecasts would "
             f"cost hours"
         )
+    aim = f"it aims at the front of {', '.join(trained)}, and " if len(trained) > 1 else ""
     return "freeze_thaw", (
-        f"{curves[0]} changes with training, and the budget leaves time to forecast each of the "
-        f"trials that it could go to"
+        f"{aim}the budget leaves time to forecast each of the trials that it could go to"
     )
 
 
