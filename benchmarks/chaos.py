@@ -186,7 +186,7 @@ def nodes_for(executor: str) -> Iterator[Nodes | None]:
 def run(executor: str, kills: int, seed: int, folder: Path) -> Tally:
     """Kill so often, let the study end, and look at what is left of it."""
     chosen = random.Random(seed)
-    tally = Tally(executor, seed, budget=60 + 14 * kills)
+    tally = Tally(executor, seed, budget=60 + 40 * kills)
     began = time.monotonic()
     # For the driver and its workers; those of a cluster inherit it from their node.
     os.environ |= {

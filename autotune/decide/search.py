@@ -19,6 +19,7 @@ from autotune.decide.avoidance import Avoidance
 from autotune.decide.closing import CLOSING_SHARE, Closing
 from autotune.decide.configurations import first_configurations, identity, unseen
 from autotune.decide.final import FinalPhase
+from autotune.decide.history import History
 from autotune.decide.transfer import Informed
 from autotune.decide.utility import UtilityStop
 from autotune.plugins.base import PluginError
@@ -101,7 +102,7 @@ class Search:
         self._observations = 0
         self._paid = 0
         self._fruitless: list[str] = []
-        self._events: list[Event] = []
+        self._events = History()
         self._closing = Closing(context)
         self._final = FinalPhase(context)
         self._utility = UtilityStop(context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,9 +80,9 @@ class State:
 
     objective: Objective
     plan: slots.Layout
-    trial: list[int] = field(default_factory=list)
-    step: list[int] = field(default_factory=list)
-    value: list[float] = field(default_factory=list)
+    trial: array[int] = field(default_factory=lambda: array("q"))
+    step: array[int] = field(default_factory=lambda: array("q"))
+    value: array[float] = field(default_factory=lambda: array("d"))
     first: dict[int, float] = field(default_factory=dict)
     best: dict[int, float] = field(default_factory=dict)
 
