@@ -156,6 +156,6 @@ def test_folding_the_events_anew_takes_the_same_decisions() -> None:
         if isinstance(event, Decided):
             assert again.decide(Key(found.seed, event.number)) == event.decision
         again.observe(event)
-    assert again._informed.lines[0] is not None
+    assert again._informed[found.objective.name].lines[0] is not None
     assert len(simulator.search.trials) > CHECKS[0]
     assert min(simulator.search.trials.all) == 0
