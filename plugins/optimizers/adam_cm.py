@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from autotune.plugins import Optimizer
 from autotune.space import Ordinal, Prior, Space
 
-from ._adam import MOMENTS, decay, divisors, update_squares
-from ._foreach import ListOptimizer, Lists, zeros_like
+from ._adam import MOMENTS, adamw_step
+from ._foreach import ListOptimizer, Lists, Tensors, zeros_like
 from ._groups import parameter_groups
 from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
 
@@ -84,11 +84,12 @@ class AdamCMOptimizer(ListOptimizer):
             filled = sum(priority >= 0 for priority in priorities)
             lowest = min(range(len(priorities)), key=lambda place: priorities[place])
             place = lowest if norm > priorities[lowest] else -1
-            for index in members:
-                kept = self.state[lists.parameters[index]]["priorities"]
-                if place >= 0:
-                    kept[place] = norm
-                kept.mul_(lists.group["retention"])
+            after = torch.tensor(priorities, dtype=torch.float64)
+            if place >= 0:
+                after[place] = norm
+            after.mul_(lists.group["retention"])
+            kept = [self.state[lists.parameters[index]]["priorities"] for index in members]
+            torch._foreach_copy_(kept, [after] * len(kept))
             yield replace(
                 lists,
                 weights=[lists.weights[i] for i in members],
@@ -103,15 +104,25 @@ class AdamCMOptimizer(ListOptimizer):
         group, step, state = lists.group, lists.step, lists.state
         beta1, beta2 = group["betas"]
         filled, place = int(lists.scalars["filled"]), int(lists.scalars["place"])
-        decay(lists)
         torch._foreach_lerp_(state["mean"], lists.grads, 1 - beta1)
-        aggregates = [mean.clone() for mean in state["mean"]]
-        for name in self._memory[:filled]:
-            torch._foreach_add_(aggregates, state[name], alpha=1 / filled)
-        update_squares(state["square"], aggregates, beta2)
-        roots = divisors(state["square"], 1 - beta2**step, group["eps"])
-        size = -group["lr"] / (1 - beta1**step)
-        torch._foreach_addcdiv_(lists.weights, aggregates, roots, size)
+        memory = [state[name] for name in self._memory[:filled]]
+        aggregates: Tensors
+        if memory:
+            aggregates = torch._foreach_add(state["mean"], memory[0], alpha=1 / filled)
+        else:
+            aggregates = [mean.clone() for mean in state["mean"]]
+        for kept in memory[1:]:
+            torch._foreach_add_(aggregates, kept, alpha=1 / filled)
+        # Adam's kernel does the rest in one pass, with `a` for its gradient and, not averaged
+        # any more, for its mean.
+        adam = replace(
+            lists,
+            group={**group, "betas": (0.0, beta2)},
+            grads=aggregates,
+            state={"mean": list(aggregates), "square": state["square"]},
+        )
+        correction = 1 - beta1**step
+        adamw_step(adam, group["lr"] / correction, group["weight_decay"] * correction)
         if place >= 0:
             torch._foreach_copy_(state[self._memory[place]], state["mean"])
 
