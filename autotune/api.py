@@ -97,8 +97,8 @@ def tune(
             do not see that hand their checkpoints over.
         limits: ``{"segment_minutes": 30, "checkpoint_gb": 10}``, any subset: a segment that
             takes longer is ended, and its trial has failed (default: none; a worker that hangs
-            is replaced in any case); all checkpoints together never take more on disk (default:
-            10), the least likely to be needed going first.
+            while it trains is replaced in any case); all checkpoints together never take more
+            on disk (default: 10), the least likely to be needed going first.
         progress: show progress on standard error.
         listeners: called as ``listener(trials, event)`` with every event once it is recorded.
 

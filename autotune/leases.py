@@ -29,8 +29,9 @@ LOSSES = 3
 whose checkpoints could not be read as often."""
 
 PATIENCE = 20.0
-"""A worker hangs that says nothing for so many times the longest unit of its trial (of all trials,
-before its first; of evaluations, the longest of these)."""
+"""A worker that trains hangs if it says nothing for so many times the longest unit of its trial (of
+all trials, before its first). One that evaluates has nothing to say before its end, and how long
+that takes is the configuration's: only the user's limit counts."""
 
 SILENCE = 900.0
 """But never before so many seconds, which opening a run or compiling a model may take. While no
@@ -72,7 +73,6 @@ class Leases:
         self._held: dict[int, Lease] = {}
         self._slowest: dict[int, float] = {}
         self._slowest_unit = 0.0
-        self._slowest_evaluation = 0.0
 
     def __len__(self) -> int:
         return len(self._held)
@@ -86,8 +86,6 @@ class Leases:
             case Observed(trial=number, seconds=seconds):
                 self._slowest[number] = max(seconds, self._slowest.get(number, 0.0))
                 self._slowest_unit = max(seconds, self._slowest_unit)
-            case Evaluated(seconds=seconds):
-                self._slowest_evaluation = max(seconds, self._slowest_evaluation)
             case _:
                 pass
 
@@ -131,10 +129,9 @@ class Leases:
 
     def _silence(self, job: Job) -> float:
         """Seconds without a word after which the job's worker hangs."""
-        if isinstance(job, TrainJob):
-            longest = self._slowest.get(job.trial, self._slowest_unit)
-        else:
-            longest = self._slowest_evaluation
+        if not isinstance(job, TrainJob):
+            return math.inf
+        longest = self._slowest.get(job.trial, self._slowest_unit)
         return max(SILENCE, PATIENCE * longest) if longest else math.inf
 
 

@@ -17,8 +17,8 @@ from autotune.cli import main
 from autotune.execute.store import CheckpointStore, checkpoint_bytes
 from autotune.header import StudyError
 from autotune.leases import PATIENCE, SILENCE, Lease, Leases
-from autotune.plugins.execution import Limits, TrainJob
-from autotune.plugins.search import Evicted, Failed, Frozen, Lost, Observed
+from autotune.plugins.execution import EvaluateJob, Limits, TrainJob
+from autotune.plugins.search import Evaluated, Evicted, Failed, Frozen, Lost, Observed
 from autotune.study import Interrupted
 
 ONE = {"objectives": ["validation_loss"], "final": False}
@@ -165,6 +165,18 @@ def test_who_says_nothing_for_long_hangs() -> None:
     assert leases.overdue(1e9) == [], "it waits for us"
     with pytest.raises(RuntimeError, match="bug: trial 0 is trained by worker 0"):
         leases.take(Lease(job, None, "worker 1", 0.0, 0.0))
+
+
+def test_an_evaluation_may_be_silent_however_long_it_takes() -> None:
+    for limits in (Limits(), Limits(segment_seconds=2 * SILENCE * PATIENCE)):
+        leases = Leases(limits)
+        leases.observe(Observed(0, 1, {}, seconds=1.0))
+        leases.observe(Evaluated(0, 1, {}, {}, {}, seconds=1.0))
+        job = EvaluateJob(0, 0, {}, 0, 9, 1, "checkpoint", {}, "stream")
+        leases.take(Lease(job, None, "worker 0", begun=0.0, heard=0.0))
+        assert leases.overdue(SILENCE * PATIENCE) == []
+    (overdue,) = leases.overdue(2 * SILENCE * PATIENCE + 1)
+    assert overdue.for_good
 
 
 @pytest.mark.parametrize(
