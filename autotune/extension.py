@@ -45,7 +45,10 @@ def extend(
         return
     at = max(float(log.meta.get("clock", 0.0)), *(event.at for event in log.events()), 0.0)
     log.append(Extended(budget, horizon, at))
-    if "winner" in log.meta:  # the test split was looked at with it, which stays known
-        log.set_meta("earlier_winners", [*log.meta.get("earlier_winners", []), log.meta["winner"]])
+    # the test split was looked at with the winner, which stays known
+    looked = [log.meta["winner"]] if "winner" in log.meta else []
     for key in ("winner", "finished"):
         log.drop_meta(key)
+    if looked:
+        log.set_meta("earlier_winners", [*log.meta.get("earlier_winners", []), *looked])
+    log.commit()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,31 @@ def test_both_sides_together_make_a_whole(tmp_path: Path) -> None:
     assert "nothing that is known to have been recorded is lost" in log.restored
     log.close()
     assert backup.content(tmp_path / record.BACKUP).sound
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_fact_that_was_dropped_does_not_come_back(tmp_path: Path, sound: bool) -> None:
+    begun(tmp_path, 5)
+    log = Record(tmp_path)
+    log.set_meta("winner", 3)
+    log.set_meta("kept", 4)
+    log.close()
+    stale = (tmp_path / record.FILE).read_bytes()
+    log = Record(tmp_path)
+    log.drop_meta("winner")
+    log.append(replace(EVENTS[0], at=EVENTS[-1].at + 1))
+    log.close()
+    if not sound:  # it is made anew, from the file and from what it says itself
+        with open(tmp_path / record.BACKUP, "r+b") as file:
+            file.write(b"x")
+        Record(tmp_path).close()
+        assert backup.content(tmp_path / record.BACKUP).sound
+    (tmp_path / record.FILE).write_bytes(stale)
+    log = Record(tmp_path)
+    assert log.restored is not None
+    assert (log.count, "winner" in log.meta, log.meta["kept"]) == (len(EVENTS) + 1, False, 4)
+    log.close()
+    assert "winner" not in record.read(tmp_path)[1]
 
 
 @pytest.mark.parametrize("place", [0, 300, -1])

@@ -86,6 +86,7 @@ class Content:
         count: events from the first on without a gap.
         beyond: one more than the number of the last event in it, however many are damaged.
         facts: the last text by name.
+        dropped: names of facts that were taken away, and not put there again.
         end: bytes up to the end of the last whole line.
         sound: every line up to there is whole and in its place.
     """
@@ -93,6 +94,7 @@ class Content:
     count: int
     beyond: int
     facts: Mapping[str, str]
+    dropped: frozenset[str]
     end: int
     sound: bool
 
@@ -111,13 +113,13 @@ def content(path: Path) -> Content:
             damaged, whole_end = damaged or after_damage, end
             if isinstance(entry, Fact):
                 facts[entry.key] = entry.text
-                if entry.text == DROPPED:
-                    del facts[entry.key]
                 continue
             misplaced = misplaced or entry.seq != beyond
             beyond = max(beyond, entry.seq + 1)
             count += entry.seq == count
-    return Content(count, beyond, facts, whole_end, not (damaged or misplaced))
+    dropped = frozenset(key for key, text in facts.items() if text == DROPPED)
+    kept = {key: text for key, text in facts.items() if key not in dropped}
+    return Content(count, beyond, kept, dropped, whole_end, not (damaged or misplaced))
 
 
 def begun(path: Path) -> bool:

@@ -88,7 +88,11 @@ class Record:
         """The backup, brought up to what the file holds."""
         assert self._connection is not None
         if not kept.sound or kept.beyond > self.count:
-            return Backup.anew(self.folder, database.rows(self._connection), facts.values())
+            gone = (kept.facts.keys() | kept.dropped) - facts.keys()
+            dropped = [Fact.of(key, backup.DROPPED) for key in sorted(gone)]
+            return Backup.anew(
+                self.folder, database.rows(self._connection), [*facts.values(), *dropped]
+            )
         continued = Backup(self.folder, kept.end)
         for fact in facts.values():
             if kept.facts.get(fact.key) != fact.text:

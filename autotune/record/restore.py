@@ -82,7 +82,8 @@ def restore(folder: Path, kept: Content, cause: Exception) -> str:
     for leftover in folder.glob(partial.name + "*"):
         leftover.unlink()
     with closing(_Remains(path)) as remains:
-        facts = remains.facts() | {k: Fact.of(k, text) for k, text in kept.facts.items()}
+        read = {k: fact for k, fact in remains.facts().items() if k not in kept.dropped}
+        facts = read | {k: Fact.of(k, text) for k, text in kept.facts.items()}
         if "header" not in facts:
             raise Damaged(
                 f"{path} is damaged ({cause}) and has no backup {backup.FILE} yet, so the study "
