@@ -125,7 +125,7 @@ def tune(
         checkpoint_url=checkpoint_url,
         limits=as_limits(limits),
         first=tuple(first),
-        search=dict(search or {}),
+        search=search or {},
         executor=executor,
         workers=workers,
         device=device,
@@ -170,20 +170,21 @@ def resume(
     if workers is not None:
         check_count("workers", workers)
     log, header, opened = reopen(find(study, folder), as_address(task), accept_changes)
-    if limits is not None:
-        header = replace(header, limits=as_limits(limits, header.limits))
-        log.set_meta("header", header.to_plain())
-    means = Means(
-        other_executor(executor, header.executor),
-        workers or header.workers,
-        device or header.device,
-    )
-    if budget or horizon is not None:
-        try:
+    try:
+        means = Means(
+            other_executor(executor, header.executor),
+            workers or header.workers,
+            device or header.device,
+        )
+        if limits is not None:
+            header = replace(header, limits=as_limits(limits, header.limits))
+        if budget or horizon is not None:
             extend(log, header, budget or {}, horizon)
-        except BaseException:
-            log.close()
-            raise
+        if limits is not None:
+            log.set_meta("header", header.to_plain())
+    except BaseException:
+        log.close()
+        raise
     return run(log, header, opened, means, progress=progress, listeners=listeners)
 
 
@@ -251,7 +252,7 @@ def other_executor(
     are not its, the same one's are, unless given anew."""
     if wanted is None:
         return dict(described)
-    chosen = as_named(wanted)
+    chosen = as_named("executor", wanted)
     return {**described, **chosen} if chosen["name"] == described["name"] else chosen
 
 
@@ -299,7 +300,7 @@ def run(
 def _execution(
     folder: Path, header: Header, task: Any, means: Means
 ) -> tuple[Executor, ExecutionContext]:
-    chosen = as_named(means.executor)
+    chosen = as_named("executor", means.executor)
     executor = get("executor", chosen["name"])()
     assert isinstance(executor, Executor), "the catalogue checks a plugin's base class"
     return executor, ExecutionContext(

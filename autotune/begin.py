@@ -200,12 +200,17 @@ def _header(plan: Plan, task: Task) -> Header:
     for where, unit in (("budget", plan.unit), ("utility", plan.priced)):
         if unit is not None and unit != task.unit:
             raise StudyError(f"{where}: is in {unit}s, but the task counts {task.unit}s")
-    search = {part: as_named(plan.search.get(part, name)) for part, name in SEARCH_DEFAULTS.items()}
+    if not isinstance(plan.search, Mapping):
+        raise StudyError(f"search: is {plan.search!r}; expected a mapping of its parts")
+    search = {
+        part: as_named(f"search: {part}", plan.search.get(part, name))
+        for part, name in SEARCH_DEFAULTS.items()
+    }
     if unknown := sorted(set(plan.search) - set(SEARCH_DEFAULTS)):
         raise StudyError(
             f"search: there is no part {unknown[0]!r}; the parts are {', '.join(SEARCH_DEFAULTS)}"
         )
-    executor = as_named(plan.executor)
+    executor = as_named("executor", plan.executor)
     catalogue = Catalogue()
     for kind, chosen in (*search.items(), ("executor", executor)):
         if (kind, chosen["name"]) != ("policy", AUTO):
@@ -366,9 +371,17 @@ def check_count(name: str, value: Any) -> None:
         raise StudyError(f"{name}: is {value!r}; expected a whole number above 0")
 
 
-def as_named(chosen: str | Mapping[str, Any]) -> dict[str, Any]:
-    """A plugin's choice, by its name alone or with hyperparameters, as a mapping."""
-    return {"name": chosen} if isinstance(chosen, str) else dict(chosen)
+def as_named(key: str, chosen: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A plugin's choice, by its name alone or with hyperparameters, as a mapping. Raises
+    `StudyError`, which begins with `key`."""
+    named = {"name": chosen} if isinstance(chosen, str) else chosen
+    if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
+        given = dict(named) if isinstance(named, Mapping) else named
+        raise StudyError(
+            f"{key}: is {given!r}; expected a name, or a mapping with that and options, such as "
+            f"{{'name': ...}}"
+        )
+    return dict(named)
 
 
 def _completed(space: Space, values: Mapping[str, Any], index: int) -> Configuration:

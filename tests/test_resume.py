@@ -316,7 +316,7 @@ def test_an_ended_study_goes_on_with_a_larger_budget_and_horizon(
     assert "looked at 2 times" in page
 
 
-def test_a_budget_or_horizon_that_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_and_leaves_the_study_to_others(tmp_path: Path) -> None:
     done = tune(tmp_path, Quick(), name="less", budget={"epochs": 8}, final=False)
     count = len(done.view.events)
     for wrong, message in (
@@ -324,6 +324,8 @@ def test_a_budget_or_horizon_that_cannot_be_is_refused(tmp_path: Path) -> None:
         ({"budget": {"epochs": 0}}, "expected a whole number above 0"),
         ({"budget": {"epochs": None}}, "expected at least one of epochs"),
         ({"horizon": 5}, "the study's is 6 already"),
+        ({"limits": {"checkpoint_gb": 0}}, "checkpoint_gb is 0; expected a number above 0"),
+        ({"executor": {"threads": 1}}, r"executor: is {'threads': 1}; expected a name, or a"),
     ):
         with pytest.raises(autotune.StudyError, match=message):
             autotune.resume("less", Quick(), folder=tmp_path, progress=False, **wrong)  # type: ignore[arg-type]
