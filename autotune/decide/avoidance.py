@@ -109,7 +109,10 @@ class Avoidance:
         state = _looked_at(len(self.failed)), _looked_at(len(self.fine))
         if self._risk is None or self._risk[0] != state:
             failed = self.failed[: state[0]][-FAILURES:]
-            fine = [n for n in self.fine[: state[1]][-FINE:] if trials[n].status != "failed"]
+            # By what is looked at, not by what has failed since: else the rules would depend on
+            # when they are asked for.
+            blamed = set(self.failed[: state[0]])
+            fine = [n for n in self.fine[: state[1]][-FINE:] if n not in blamed]
             rows = [trials[number] for number in (*failed, *fine)]
             encoded, mask = np.stack([t.encoded for t in rows]), np.stack([t.mask for t in rows])
             self._risk = state, Risk(self.space, encoded, mask, len(failed))

@@ -17,6 +17,7 @@ from autotune.plugins.discovery import Catalogue
 from autotune.plugins.search import (
     Budget,
     Decided,
+    Event,
     Failed,
     Frozen,
     Key,
@@ -24,6 +25,7 @@ from autotune.plugins.search import (
     Observed,
     SearchContext,
     Start,
+    Thaw,
 )
 from autotune.plugins.trials import Trials
 from autotune.space import Categorical, Choice, Configuration, Float, Integer, Space
@@ -53,14 +55,16 @@ REGIONS: dict[str, Region] = {
 }
 
 
-def tell(avoidance: Avoidance, trials: Trials, configuration: Configuration, fails: bool) -> None:
+def story(trials: Trials, configuration: Configuration, fails: bool) -> list[Event]:
     number = len(trials)
-    events = [Decided(number, Start(number, configuration, 9, 1))]
+    begun = Decided(number, Start(number, configuration, 9, 1))
     if fails:
-        events += [Failed(number, 0, "out_of_memory", "too large")]
-    else:
-        events += [Observed(number, 1, {"loss": 1.0}, 1.0), Frozen(number, 1, "somewhere")]
-    for event in events:
+        return [begun, Failed(number, 0, "out_of_memory", "too large")]
+    return [begun, Observed(number, 1, {"loss": 1.0}, 1.0), Frozen(number, 1, "somewhere")]
+
+
+def tell(avoidance: Avoidance, trials: Trials, configuration: Configuration, fails: bool) -> None:
+    for event in story(trials, configuration, fails):
         trials.observe(event)
         avoidance.observe(event, trials)
 
@@ -161,6 +165,28 @@ def learned_again(trials: Trials, seed: int) -> Avoidance:
     for trial in trials.all.values():
         tell(avoidance, again, trial.configuration, trial.status == "failed")
     return avoidance
+
+
+def test_a_trial_that_fails_later_counts_once_its_failure_is_looked_at() -> None:
+    """The 17th failure is not looked at; it is of a trial that was fine, which it stays so long."""
+    probe = [SPACE.sample(np.random.default_rng(n)) for n in range(50)]
+    fails, trials = REGIONS["a category"], Trials(SPACE, (LOSS,))
+    early, late = Avoidance(SPACE, 3), Avoidance(SPACE, 3)
+    generator = np.random.default_rng(3)
+    while len(early.failed) < 16:
+        configuration = SPACE.sample(generator)
+        for event in story(trials, configuration, fails(configuration)):
+            trials.observe(event)
+            early.observe(event, trials)
+            late.observe(event, trials)
+    before = early.risk(trials)(probe)
+    again = early.fine[0]
+    for event in (Decided(len(trials), Thaw(again, 2)), Failed(again, 1, "out_of_memory", "late")):
+        trials.observe(event)
+        early.observe(event, trials)
+        late.observe(event, trials)
+    assert early.risk(trials)(probe).tolist() == before.tolist()
+    assert late.risk(trials)(probe).tolist() == before.tolist()
 
 
 def test_where_everything_fails_something_is_still_proposed() -> None:

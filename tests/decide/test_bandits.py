@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from typing import Any
 
@@ -30,7 +30,7 @@ from autotune.decide.policies.front_rung import (
 from autotune.decide.policies.hyperband import Hyperband
 from autotune.decide.policies.mo_asha import MOASHA
 from autotune.decide.policies.pasha import PASHA, agree, noise
-from autotune.decide.policies.rungs import rung_units
+from autotune.decide.policies.rungs import Ladder, SingleRung, rung_units
 from autotune.decide.proposers.random import Random
 from autotune.pareto import hypervolume
 from autotune.plugins.search import (
@@ -398,6 +398,24 @@ def test_a_trial_whose_checkpoint_is_gone_is_not_promoted(policy: type[Policy]) 
     plugin.observe(found, state, evicted, trials)
     # Hyperband's first bracket has three of the nine trials, of which one may go on.
     assert ladder.promotion(trials) == (None if policy is Hyperband else Thaw(1, 3))
+
+
+@pytest.mark.parametrize("rung", [SingleRung, partial(FrontRung, order=epsilon_net)])
+def test_a_trial_at_its_end_keeps_no_other_from_going_on(rung: Any) -> None:
+    """After a longer horizon, one that was bound to the old one is done at a rung below the top."""
+    trials, ladder = Trials(TRAINING, (LOSS,)), Ladder([3, 9, 27], 3, [LOSS], rung)
+    for number in range(6):
+        configuration = TRAINING.sample(np.random.default_rng(number))
+        horizon = 3 if number == 0 else 27
+        for event in (
+            Decided(number, Start(number, configuration, horizon, 3, 0.5 if number == 0 else None)),
+            Observed(number, 3, {LOSS.name: float(number)}, 1.0),
+            Frozen(number, 3, "checkpoint"),
+        ):
+            trials.observe(event)
+            ladder.observe(event, trials)
+    assert trials[0].status == "done"
+    assert ladder.promotion(trials) == Thaw(1, 9), "of six two may go on, and the first is done"
 
 
 def test_contributions_to_the_hypervolume() -> None:

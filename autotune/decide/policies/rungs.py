@@ -146,6 +146,8 @@ class Ladder:
                     self._rung(trial, place).enter(number, self._values(trial, place))
                     self.reached[number] = place
                     place += 1
+                if trial.status == "done":
+                    self._leave(trial)  # at the head of a rung it would keep all others there
             case Evicted(trial=number) if trials[number].status == "evicted":
                 self._leave(trials[number])  # to train it from nothing costs more than it promises
             case Failed(trial=number, evaluation=None):
