@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -101,20 +102,33 @@ class Opening:
 
 
 def check_options(executor: type[Executor], context: ExecutionContext) -> None:
-    """Raise `PluginError` for an option that the executor does not have, a time that is no
-    positive number, or threads that are no whole number above 0."""
+    """Raise `PluginError` for an option that the executor does not have, or that is not what
+    every executor's option of that name is."""
     for option, value in context.options.items():
         if option not in executor.option_names:
             known = ", ".join(executor.option_names) or "none"
             raise PluginError(f"executor {executor.name} has no option {option!r}; it has {known}")
-        if option.endswith("_seconds") and not (isinstance(value, int | float) and value > 0):
+        if expected := _unfit(option, value):
             raise PluginError(
-                f"executor {executor.name}: {option} is {value!r}; expected seconds above 0"
+                f"executor {executor.name}: {option} is {value!r}; expected {expected}"
             )
-        if option == "threads" and (type(value) is not int or value < 1):
-            raise PluginError(
-                f"executor {executor.name}: threads is {value!r}; expected a whole number above 0"
-            )
+
+
+def _unfit(option: str, value: Any) -> str | None:
+    """What is expected of an option in the place of this value; None if it may be that. An
+    option of another name is its executor's to judge."""
+    number = type(value) in (int, float)
+    if option.endswith("_seconds"):
+        return None if number and value > 0 else "seconds above 0"
+    if option == "threads":
+        return None if type(value) is int and value > 0 else "a whole number above 0"
+    if option in ("num_cpus", "num_gpus"):
+        return None if number and 0 <= value < math.inf else "a number from 0 on"
+    if option == "address":
+        return None if value is None or isinstance(value, str) else "text such as 'HOST:PORT'"
+    if option == "shared_folder":
+        return None if isinstance(value, bool) else "true or false"
+    return None
 
 
 def opening(context: ExecutionContext, worker: int, address: str | None, threads: int) -> Opening:

@@ -42,12 +42,19 @@ def open_store(folder: Path, url: str | None) -> StudyStore:
     """The checkpoints of a study: at `url`, or (None) in the study's `folder`.
 
     Raises:
-        StoreError: no such storage can be reached from here, and what to do.
+        StoreError: it is no URL of storage, or none that can be reached from here, and what to
+            do.
     """
     if url is None:
         return CheckpointStore(folder / "checkpoints")
     if url.startswith("file://"):
-        return CheckpointStore(Path(url.removeprefix("file://")))
+        path = url.removeprefix("file://")
+        if not path.startswith("/") or not path.strip("/"):
+            raise StoreError(
+                f"{url!r} names no folder; expected an absolute path and no host, with three "
+                f"slashes: file:///shared/folder"
+            )
+        return CheckpointStore(Path(path))
     return RemoteStore(url)
 
 

@@ -229,6 +229,23 @@ def test_a_team_trains_one_trial(
         alone.close()
 
 
+@pytest.mark.parametrize(
+    ("option", "wrong", "expected"),
+    [
+        ("num_cpus", "two", "a number from 0 on"),
+        ("num_gpus", True, "a number from 0 on"),
+        ("address", 6379, "text such as 'HOST:PORT'"),
+        ("shared_folder", "no", "true or false"),
+        ("start_seconds", 0, "seconds above 0"),
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_said(
+    tmp_path: Path, option: str, wrong: Any, expected: str
+) -> None:
+    with pytest.raises(PluginError, match=f"{option} is {wrong!r}; expected {expected}"):
+        Ray().open(context(execute_tasks.small, tmp_path, options={option: wrong}))
+
+
 def test_mistakes_are_said_when_it_opens(ray_workers: Ray, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="no option 'cpus'"):
         Ray().open(context(execute_tasks.small, tmp_path, options={"cpus": 2}))

@@ -133,6 +133,8 @@ def test_a_ray_worker_that_does_not_see_the_study_writes_there(tmp_path: Path) -
         ("s3://bucket/x", "Install s3fs"),
         ("nonsense://x", "Protocol not known: nonsense"),
         ("bucket/x", "no URL of storage"),
+        ("file://shared/x", "names no folder; expected an absolute path and no host"),
+        ("file:///", "names no folder"),
     ],
 )
 def test_storage_that_cannot_be_reached_is_said_before_the_study_begins(
