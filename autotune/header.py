@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from autotune.plugins.discovery import RENAMED
 from autotune.plugins.execution import Limits
 from autotune.plugins.search import (
     AUTO,
@@ -218,6 +219,10 @@ class Header:
                 "space": Space.from_plain(plain["space"]),
                 "resolved": Space.from_plain(plain["resolved"]),
                 "objectives": tuple(objectives),
+                "search": {
+                    part: {**chosen, "name": RENAMED.get((part, chosen["name"]), chosen["name"])}
+                    for part, chosen in plain["search"].items()
+                },
                 "budget": Budget(**plain["budget"]),
                 "final": Final(**plain["final"]) if plain.get("final") else None,
                 "utility": Utility(**plain["utility"]) if plain.get("utility") else None,
@@ -226,7 +231,10 @@ class Header:
                 "warm": tuple(plain.get("warm", ())),
                 "limits": Limits(**plain.get("limits", {})),
                 "first": tuple(plain["first"]),
-                "plugins": tuple(tuple(row) for row in plain["plugins"]),
+                "plugins": tuple(
+                    (kind, RENAMED.get((kind, name), name), *rest)
+                    for kind, name, *rest in plain["plugins"]
+                ),
                 "left_out": tuple(tuple(row) for row in plain["left_out"]),
             }
         )

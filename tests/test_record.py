@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,14 @@ from autotune.plugins.search import (
     Stop,
     Thaw,
 )
-from autotune.record import Record, RecordError, event_from_plain, event_to_plain, place
+from autotune.record import (
+    Record,
+    RecordError,
+    database,
+    event_from_plain,
+    event_to_plain,
+    place,
+)
 from autotune.record.events import dump
 
 CONFIGURATION = {"optimizer": {"name": "adamw", "learning_rate": 1e-3}, "batch_size": 32}
@@ -161,6 +169,26 @@ def test_a_folder_without_a_study_is_told_apart(tmp_path: Path) -> None:
     assert not record.exists(tmp_path)
     begun(tmp_path)
     assert record.exists(tmp_path)
+
+
+def test_a_study_that_cannot_be_looked_at_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that another program has locked."""
+
+    def at_once(path: Path, write: bool) -> sqlite3.Connection:
+        return sqlite3.connect(path, timeout=0, isolation_level=None)
+
+    begun(tmp_path)
+    (tmp_path / record.BACKUP).unlink()
+    monkeypatch.setattr(database, "connect", at_once)
+    with closing(at_once(tmp_path / record.FILE, True)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert record.exists(tmp_path)
+        with pytest.raises(RecordError, match="locked"):
+            Record(tmp_path)
+    assert record.exists(tmp_path)
+    assert "header" in record.read(tmp_path)[1]
 
 
 # --- where it lies --------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -68,6 +69,12 @@ def test_a_header_survives_its_record(tmp_path: Path) -> None:
     assert header.first[0]["width"] == 7
     assert header.objectives[1].bounds == (-1, 1)
     assert differences(header, header) == []
+    # as it was written while `asha` had its earlier name
+    assert header.search["policy"]["name"] == "asha"
+    earlier = json.loads(json.dumps(header.to_plain()).replace('"asha"', '"successive_halving"'))
+    assert Header.from_plain(earlier) == Header.from_plain(
+        json.loads(json.dumps(header.to_plain()))
+    )
 
 
 def test_a_changed_fingerprint_is_refused_unless_accepted(

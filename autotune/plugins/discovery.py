@@ -51,6 +51,9 @@ GROUPS: Mapping[str, str] = {
 }
 """The kind that each entry-point group holds."""
 
+RENAMED: Mapping[tuple[str, str], str] = {("policy", "successive_halving"): "asha"}
+"""What plugins of ours that older studies name are called now, by kind and name."""
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -145,6 +148,8 @@ def find(kind: str, name: str) -> PluginRecord:
         )
     meant = nearest(name, [record.name for record in known])
     hint = f" (did you mean {meant!r}?)" if meant else ""
+    if (kind, name) in RENAMED:
+        hint = f" (it is called {RENAMED[kind, name]!r} now)"
     raise PluginError(
         f"there is no {kind} {name!r}{hint}; installed: "
         f"{_listed(record.name for record in known) or 'none'}"

@@ -169,10 +169,9 @@ def exists(folder: Path) -> bool:
     connection = connect(path, write=False)
     try:
         return bool(connection.execute("SELECT 1 FROM meta WHERE key = 'header'").fetchone())
-    except sqlite3.OperationalError:
-        return False  # killed before the tables were made
-    except sqlite3.DatabaseError:
-        return True
+    except sqlite3.DatabaseError as error:
+        # Killed before the tables were made; whatever else it may be, opening it will say.
+        return "no such table" not in str(error)
     finally:
         connection.close()
 

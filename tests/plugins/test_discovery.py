@@ -151,6 +151,8 @@ def test_switching_ours_off_leaves_the_name_to_the_rival(
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(PluginError, match=r"'successive_halving' \(it is called 'asha' now\)"):
+        discovery.get("policy", "successive_halving")
     with pytest.raises(PluginError, match=r"no optimizer 'adamv' \(did you mean 'adamw'\?\)"):
         discovery.get("optimizer", "adamv")
     with pytest.raises(PluginError, match="no plugin kind 'optimiser'; the kinds are optimizer"):
