@@ -24,6 +24,7 @@ from autotune.plugins.discovery import Catalogue
 from autotune.plugins.search import (
     Budget,
     Decided,
+    Evaluate,
     Evaluated,
     Frozen,
     Objective,
@@ -135,6 +136,7 @@ def study(folder: Path, address: str, partial, units: int, horizon: int, space=S
     content = {"environment": environment("cpu"), "state": run.freeze()}
     record.append(Frozen(0, units, store.save(0, units, content).name, dict(run.static())))
     scores = dict(run.evaluate(evaluation, "select"))
+    record.append(Decided(1, Evaluate(0, units, evaluation)))
     record.append(Evaluated(0, units, evaluation, scores, scores))
     winner = {
         "trial": 0,

@@ -383,11 +383,14 @@ class Evaluated:
 class Failed:
     """A segment (or evaluation, if `evaluation` is given) failed for a reason of its own and
     would fail again: the trial is not tried again. `traceback` is for people, and no part of
-    what makes two events equal (executors see different frames)."""
+    what makes two events equal (executors see different frames). ``ended`` is no fault: another
+    tool's scheduler stopped the trial for good."""
 
     trial: int
     step: int
-    cause: Literal["not_finite", "out_of_memory", "error", "worker_died", "timeout", "disk"]
+    cause: Literal[
+        "not_finite", "out_of_memory", "error", "worker_died", "timeout", "disk", "ended"
+    ]
     message: str
     evaluation: Configuration | None = None
     at: float = 0.0

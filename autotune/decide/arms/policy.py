@@ -20,6 +20,7 @@ from autotune.plugins.base import PluginError
 from autotune.plugins.search import (
     Decided,
     Event,
+    Evicted,
     Failed,
     ForecastFunction,
     Frozen,
@@ -139,6 +140,8 @@ class ArmPolicy(Policy):
             case Decided(decision=Start(trial=number) | Thaw(trial=number)):
                 return number
             case Frozen(trial=number) | Failed(trial=number, evaluation=None):
+                return number
+            case Evicted(trial=number):
                 return number
             case _:
                 return None

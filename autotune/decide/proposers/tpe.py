@@ -105,7 +105,7 @@ class TPE(Proposer):
         match event:
             case Observed(trial=number, step=step) if step in state.studies:
                 _append(state, trials[number], step, trials.score(event.metrics))
-            case Failed(trial=number, evaluation=None):
+            case Failed(trial=number, evaluation=None, cause=cause) if cause != "ended":
                 for rung in state.studies:
                     _append(state, trials[number], rung, math.inf)
             case _:

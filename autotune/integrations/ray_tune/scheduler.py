@@ -3,14 +3,13 @@ which paused one goes on."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import ConcurrencyLimiter
 
 from autotune.integrations.ray_tune.searcher import ProposerSearch
 from autotune.plugins.search import Thaw
@@ -50,7 +49,6 @@ class FreezeThawScheduler(TrialScheduler):
         self._max_concurrent = max_concurrent
         self._trials: dict[str, Trial] = {}
         self._thawing: set[str] = set()
-        self._failures: dict[str, int] = {}
         search.scheduled = True
         search.workers = max_concurrent or 1
         for kind, given in (("policy", policy), ("forecaster", forecaster)):
@@ -62,19 +60,31 @@ class FreezeThawScheduler(TrialScheduler):
         return True
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Know the trial."""
+        """Know the trial. One that is tried again, or comes back with a restored experiment, is
+        run by Tune whatever we say: it is thawed."""
+        if isinstance(getattr(tune_controller.search_alg, "searcher", None), ConcurrencyLimiter):
+            raise ValueError(
+                "max_concurrent_trials counts paused trials as running ones, so that nothing would "
+                "go on: leave it out, and give FreezeThawScheduler(max_concurrent=...) instead"
+            )
         if trial.trial_id not in self._search.numbers:
             raise ValueError(
                 "FreezeThawScheduler decides on new configurations too: give the ProposerSearch "
                 "that it was made with to TuneConfig(search_alg=...)"
             )
         self._trials[trial.trial_id] = trial
+        search = self._search.search
+        if search is not None and trial.status == Trial.PENDING:
+            known = self._known(trial)
+            if known.status == "frozen":
+                self._search.carry_out(Thaw(known.number, known.frozen + 1))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Go on to the segment's end, then pause; stop at the horizon."""
         known = self._known(trial)
-        self._thawing.discard(trial.trial_id)
-        self._check_resumed(trial, known.last, int(result[self._search.time_attr]))
+        if trial.trial_id in self._thawing:
+            self._thawing.discard(trial.trial_id)
+            self._check_resumed(trial, known.last, int(result[self._search.time_attr]))
         step = self._search.observe(trial.trial_id, result)
         if known.target is None or step < known.target:
             return TrialScheduler.CONTINUE
@@ -88,9 +98,7 @@ class FreezeThawScheduler(TrialScheduler):
         return TrialScheduler.PAUSE
 
     def _check_resumed(self, trial: Trial, last: int, step: int) -> None:
-        retried = trial.num_failures > self._failures.get(trial.trial_id, 0)
-        self._failures[trial.trial_id] = trial.num_failures
-        if step == last + 1 or (retried and step <= last + 1):
+        if step == last + 1:
             return
         attribute = self._search.time_attr
         raise RuntimeError(
@@ -101,13 +109,19 @@ class FreezeThawScheduler(TrialScheduler):
         )
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: Any) -> None:
-        """The trainable ended."""
+        """The trainable ended, or Tune's own stopping criterion did: with a last result that the
+        scheduler was not shown."""
         self._thawing.discard(trial.trial_id)
+        if result and self._search.metric in result and self._known(trial).target is not None:
+            self._search.observe(trial.trial_id, result)
         self._search.end(trial.trial_id, None)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The trial failed for good: its like is avoided."""
+        """The trial failed for good: its like is avoided. One that Tune tries again, which it marks
+        before it asks, goes on from its last checkpoint as if nothing had happened."""
         self._thawing.discard(trial.trial_id)
+        if trial.status == Trial.ERROR:
+            return
         self._search.end(trial.trial_id, "it failed; Tune's error file says why")
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
@@ -119,8 +133,9 @@ class FreezeThawScheduler(TrialScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The trial that was thawed, once it is paused; else a new one that waits."""
         thawed = [self._trials[trial_id] for trial_id in sorted(self._thawing)]
+        coming = [t for t in thawed if t.status != Trial.RUNNING or self._known(t).target is None]
         waiting = [t for t in self._trials.values() if t.status == Trial.PENDING]
-        if not waiting and not thawed and self._room():
+        if not waiting and not coming and self._room():
             decision = self._search.wanted()
             if self._search.stopped is not None:
                 self._stop_paused(tune_controller)
@@ -172,11 +187,3 @@ class FreezeThawScheduler(TrialScheduler):
             return "Freeze-thaw: nothing was decided yet"
         frozen = sum(trial.status == "frozen" for trial in search.trials.all.values())
         return f"Freeze-thaw: {len(search.trials)} trials, {frozen} of them frozen"
-
-    def save(self, checkpoint_path: str) -> None:
-        """What it knows is the searcher's, which Tune saves itself."""
-        Path(checkpoint_path).write_text(json.dumps({"failures": self._failures}))
-
-    def restore(self, checkpoint_path: str) -> None:
-        """As saved."""
-        self._failures = dict(json.loads(Path(checkpoint_path).read_text())["failures"])

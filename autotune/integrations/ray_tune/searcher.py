@@ -196,9 +196,12 @@ class ProposerSearch(Searcher):
     def take(self) -> None:
         """The decision that was `wanted` is carried out now."""
         assert self.decision is not None, "there is one"
-        number, decision = self._open().trials.decisions, self.decision
-        self.decision = None
-        self._tell(Decided(number, decision, at=self._now()))
+        decision, self.decision = self.decision, None
+        self.carry_out(decision)
+
+    def carry_out(self, decision: Start | Thaw) -> None:
+        """A decision, ours or one that Tune takes by itself, is carried out now."""
+        self._tell(Decided(self._open().trials.decisions, decision, at=self._now()))
 
     def observe(self, trial_id: str, result: Mapping[str, Any]) -> int:
         """Note a result; returns the trial's step."""
@@ -228,12 +231,13 @@ class ProposerSearch(Searcher):
             return
         message = failure or f"it ended at {self.time_attr} {trial.last} of {trial.horizon}"
         value = trial.metrics.get(trial.last, {}).get(str(self.metric), 0.0)
-        cause = "error" if math.isfinite(value) else "not_finite"
+        cause = "ended" if failure is None else "error"
+        cause = cause if math.isfinite(value) else "not_finite"
         self._tell(Failed(trial.number, trial.last, cause, message, at=self._now()))  # type: ignore[arg-type]
 
     def _tell(self, event: Event) -> None:
-        self.events.append(event)
         self._open().observe(event)
+        self.events.append(event)
 
     def _now(self) -> float:
         return time.monotonic() - self._began
