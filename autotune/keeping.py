@@ -63,6 +63,7 @@ class Keeper:
     Args:
         limit: the budget in bytes.
         evict: records that a checkpoint (trial, step) goes, which is on disk when it returns.
+        commit: has on disk whatever is recorded, so what makes a checkpoint needless.
     """
 
     def __init__(
@@ -71,12 +72,14 @@ class Keeper:
         trials: Trials,
         limit: int,
         evict: Callable[[int, int], None],
+        commit: Callable[[], None],
     ) -> None:
         self.store = store
         self.trials = trials
         self.limit = limit
         self.used = 0
         self._evict = evict
+        self._commit = commit
         self._sizes: dict[str, int] = {}
         self._needless: dict[int, set[str]] = {}
         self._granted: dict[int, int] = {}
@@ -293,9 +296,13 @@ class Keeper:
         return self._make(0)
 
     def clean(self, number: int | None = None) -> None:
-        """Delete what nothing needs: of one trial, or of all."""
+        """Delete what nothing needs: of one trial, or of all. That it is needless is on disk
+        before."""
+        if not self._needless or (number is not None and number not in self._needless):
+            return
+        self._commit()
         for trial in list(self._needless) if number is None else [number]:
-            for name in self._needless.pop(trial, ()):
+            for name in self._needless.pop(trial):
                 self._delete(name)
 
     def sweep(self, number: int) -> None:

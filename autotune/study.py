@@ -142,8 +142,9 @@ class Driver:
         self.keeper = (
             None
             if executor.virtual_clock
-            else Keeper(self.store, self.trials, limits.checkpoint_bytes, self._evict)
+            else Keeper(self.store, self.trials, limits.checkpoint_bytes, self._evict, self._commit)
         )
+        self.damaged: dict[str, tuple[int, int, str]] = {}
         self.held: Task | None = None
         self.ahead: deque[Task] = deque()
         self.pace = Pace()
@@ -254,6 +255,7 @@ class Driver:
             and self.held is None
             and not self._waiting
             and self._worker_is_free()
+            and not self.damaged  # or the next would begin from what is known to be damaged
         ):
             if any(isinstance(lease.decision, Measure) for lease in self.leases):
                 return
@@ -329,6 +331,7 @@ class Driver:
             and self.signal is None
             and self.held is None
             and not self._waiting
+            and not self.damaged
             and len(self.ahead) < self.execution.workers
             and self.executor.free == 0
             and all(isinstance(lease.job, TrainJob) for lease in self.leases)
@@ -528,8 +531,27 @@ class Driver:
         damaged = job.checkpoint is not None and not self.store.intact(job.checkpoint)
         source = job.source if isinstance(job, TrainJob) else None
         self._lose(job, "checkpoint", message, for_good=damaged and source is not None)
-        if damaged:
-            self._evict_damaged(job.trial if source is None else source, job_step(job), message)
+        if damaged and job.checkpoint is not None:
+            self._give_up_checkpoint(
+                job.trial if source is None else source, job.checkpoint, message
+            )
+
+    def _give_up_checkpoint(self, number: int, name: str, message: str) -> None:
+        """Evict a damaged checkpoint, unless somebody found it so before: once nothing that is
+        in flight needs to find its trial as it was."""
+        for step, kept in self.trials[number].checkpoints.items():
+            if kept == name:
+                self.damaged[name] = (number, step, message)
+        self._evict_given_up()
+
+    def _evict_given_up(self) -> None:
+        for name, (number, step, message) in list(self.damaged.items()):
+            trial = self.trials[number]
+            if trial.checkpoints.get(step) != name:
+                self.damaged.pop(name, None)
+            elif trial.status != "running" and all(step != at for at, _ in trial.evaluating):
+                self.damaged.pop(name, None)
+                self._evict_damaged(number, step, message)
 
     def _give_back(self, job: Job) -> None:
         """What a training job that came to nothing wrote, and the room it had."""
@@ -538,13 +560,17 @@ class Driver:
             self.keeper.release(job.identifier)
 
     def _emit(self, event: Event) -> None:
-        """Append an event to the record, fold it and tell the listeners."""
+        """Append an event to the record, fold it and tell the listeners. What cannot happen is
+        not recorded: a record with it in could never be folded again."""
+        self.trials.check(event)
         if self._uncommitted_since is None:
             self._uncommitted_since = time.monotonic()
         recorded = self.record.append(event)
         self._fold(recorded)
         for listener in self.listeners:
             listener(self.trials, recorded)
+        if self.damaged:
+            self._evict_given_up()
 
     def _commit(self) -> None:
         """Have all events on disk."""

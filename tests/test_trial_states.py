@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +92,7 @@ class Log:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.told: list[Event] = []
+        self.committed = 0
         self.meta: dict[str, Any] = {}
 
     def append(self, event: Event) -> Event:
@@ -105,7 +108,7 @@ class Log:
         return len(self.told)
 
     def commit(self) -> None:
-        pass
+        self.committed = len(self.told)
 
     def set_meta(self, key: str, value: Any) -> None:
         self.meta[key] = value
@@ -192,7 +195,18 @@ class Interleavings(RuleBasedStateMachine):
             Limits(segment_seconds=3000.0, checkpoint_bytes=LIMIT),
             [self.look],
         )
+        self.log.commit()  # what it has read
+        self.delete = self.driver.store.delete
+        self.driver.store.delete = self.delete_checked  # type: ignore[method-assign]
         self.driver._take_up()
+
+    def delete_checked(self, name: str) -> None:
+        """What is on disk of the record never speaks of a checkpoint that was deleted."""
+        trials = Trials(CONTEXT.space, CONTEXT.objectives)
+        for event in self.log.told[: self.log.committed]:
+            trials.observe(event)
+        assert all(name not in trial.checkpoints.values() for trial in trials.all.values())
+        self.delete(name)
 
     def look(self, trials: Trials, event: Event) -> None:
         """At every event: no checkpoint on the front goes for the budget's sake."""
@@ -418,6 +432,54 @@ TestInterleavings.settings = settings(
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+
+
+# --- one after the other --------------------------------------------------------------------
+
+
+def test_two_workers_find_the_same_checkpoint_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes once the second has said so too; nothing is decided on it meanwhile."""
+    few = replace(CONTEXT, budget=Budget(units=1, evaluations=4))
+    monkeypatch.setattr(sys.modules[__name__], "CONTEXT", few)
+    machine = Interleavings()
+    machine.begin()
+    driver, puppets = machine.driver, machine.puppets
+    try:
+        driver._hand_out()
+        (job,) = puppets.jobs.values()
+        for _ in range(2):  # at its end it waits for room
+            machine.advance(job, 9, SIZES[0])
+            driver._receive()
+        driver._hand_out()
+        assert len(puppets.jobs) == WORKERS
+        (name,) = {job.checkpoint for job in puppets.jobs.values()}
+        assert name is not None
+        (driver.store.folder / name).write_bytes(b"x")
+        first, second = puppets.jobs.values()
+        count = driver.record.count
+        assert not machine.intact(first)
+        driver._receive()
+        driver._hand_out()
+        assert not machine.intact(second)
+        driver._receive()
+        events = machine.log.told[count:]
+        assert [type(event) for event in events] == [Lost, Lost, Evicted]
+        machine.take_up()  # the record can be folded
+    finally:
+        machine.teardown()
+
+
+def test_what_cannot_happen_is_not_recorded() -> None:
+    machine = Interleavings()
+    machine.begin()
+    try:
+        machine.driver._hand_out()
+        before = list(machine.log.told)
+        with pytest.raises(IllegalEvent):
+            machine.driver._emit(Evicted(0, 3, "damaged"))
+        assert machine.log.told == before
+    finally:
+        machine.teardown()
 
 
 # --- the table of moves ---------------------------------------------------------------------

@@ -204,7 +204,7 @@ class Trials:
 
     def observe(self, event: Event) -> None:
         """Fold one event. Raises `IllegalEvent`, and then changes nothing."""
-        self._check(event)
+        self.check(event)
         self.at = max(self.at, event.at)
         match event:
             case Decided(number=number, decision=decision):
@@ -283,8 +283,8 @@ class Trials:
             case _:
                 pass
 
-    def _check(self, event: Event) -> None:
-        """Raise `IllegalEvent` for what cannot happen to its trial."""
+    def check(self, event: Event) -> None:
+        """Raise `IllegalEvent` for what cannot happen to its trial. Changes nothing."""
         happens = event.decision if isinstance(event, Decided) else event
         if isinstance(happens, Start):
             if happens.trial in self.all:
