@@ -381,8 +381,11 @@ class Interleavings(RuleBasedStateMachine):
             self.finish()
             self.check_the_record()
         finally:
-            self.patch.stop()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.clear()
+
+    def clear(self) -> None:
+        self.patch.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def finish(self) -> None:
         """From wherever it stands, a study whose workers do their work ends."""
@@ -467,6 +470,28 @@ def test_two_workers_find_the_same_checkpoint_damaged(monkeypatch: pytest.Monkey
         machine.take_up()  # the record can be folded
     finally:
         machine.teardown()
+
+
+def test_no_file_goes_before_what_makes_it_needless_is_on_disk() -> None:
+    machine = Interleavings()
+    machine.begin()
+    driver = machine.driver
+    assert driver.keeper is not None
+    try:
+        configuration = CONTEXT.space.default()
+        driver._emit(Decided(0, Start(0, configuration, 9, 1)))
+        names = [checkpoint_name(0, step, "ab" * 16) for step in (1, 2)]
+        for step, name in enumerate(names, 1):
+            if step == 2:
+                driver._emit(Decided(1, Thaw(0, 2)))
+                driver._commit()
+            (driver.store.folder / name).write_bytes(b"x")
+            driver._emit(Observed(0, step, {"loss": 1.0 / step, "error": 1.0 / step}, 1.0))
+            driver._emit(Frozen(0, step, name, size=1))
+        driver.keeper.clean()
+        assert [path.name for path in driver.store.folder.iterdir()] == names[1:]
+    finally:
+        machine.clear()
 
 
 def test_what_cannot_happen_is_not_recorded() -> None:
