@@ -30,6 +30,7 @@ from collections.abc import Callable
 import numpy as np
 
 from autotune.execute.remote_store import StudyStore
+from autotune.header import StudyError
 from autotune.pareto import non_dominated
 from autotune.plugins.execution import TrainJob
 from autotune.plugins.search import (
@@ -275,14 +276,25 @@ class Keeper:
 
     def open(self) -> list[tuple[int, int]]:
         """Compare the disk with the record: remove what was never recorded, and tell which
-        (trial, step) are missing. Before the workers start."""
-        self.store.prepare()
+        (trial, step) are missing. Before the workers start.
+
+        Raises:
+            StudyError: if all are: then it is the storage that is missing. Nothing was touched.
+        """
         found = {stored.name: stored.size for stored in self.store.list()}
         kept = {
             name: (number, step)
             for number, trial in self.trials.all.items()
             for step, name in trial.checkpoints.items()
         }
+        if kept and kept.keys().isdisjoint(found):
+            raise StudyError(
+                f"none of the study's {len(kept)} checkpoints is in {self.store.place}; is the "
+                f"storage mounted, and the folder in its place? Nothing was changed: once they "
+                f"are there again, resume the study. If they are gone for good, begin another one "
+                f"that this one warm-starts (warm_start)"
+            )
+        self.store.prepare()
         for name in found:
             if name not in kept:
                 self.store.delete(name)

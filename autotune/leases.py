@@ -55,6 +55,11 @@ class Lease:
     heard: float
     wants: int | None = None
 
+    def go_on(self, now: float) -> None:
+        """It has the room that it waited for; the wait counts against nothing."""
+        self.begun += now - self.heard
+        self.heard, self.wants = now, None
+
 
 @dataclass(frozen=True)
 class Overdue:

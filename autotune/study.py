@@ -194,12 +194,13 @@ class Driver:
     def _take_up(self) -> None:
         """Lose what was in flight, and compare the disk with the record: what killed workers
         left goes, what is missing is recorded, and all that is kept is within the budget."""
+        missing = [] if self.keeper is None else self.keeper.open()
         if self.record.count:
             self._emit(Restarted(at=self._now()))
             self.errors.clear()
         if self.keeper is None:
             return
-        for number, step in self.keeper.open():
+        for number, step in missing:
             self._evict_damaged(number, step, "it is missing")
         if not self.keeper.fits():
             self._over_budget(0)
@@ -418,7 +419,7 @@ class Driver:
             assert lease.wants is not None
             if self.keeper.enlarge(lease.job.identifier, lease.wants):
                 self.executor.grant(lease.job.identifier, lease.wants)
-                lease.wants = None
+                lease.go_on(time.monotonic())
         wanted = [lease.wants for lease in waiting if lease.wants is not None]
         if wanted and len(wanted) == len(self.leases):
             self._over_budget(sum(wanted))
@@ -624,6 +625,7 @@ class Driver:
         winner: dict[str, Any] | None = None
         losses = 0
         while losses < LOSSES:
+            self._commit()  # before it is read
             view = StudyView(self.record.folder)
             best = best_of(points_of(view), view.context, best_run(self.trials))
             if best is None:

@@ -125,6 +125,22 @@ def test_damaged_and_missing_checkpoints_end_no_study(tmp_path: Path) -> None:
     assert check_replay(result.view) > 10
 
 
+def test_storage_that_is_not_there_damages_no_checkpoint(tmp_path: Path) -> None:
+    options = {**ONE, "space": small(), "budget": {"epochs": 3}}
+    tune(tmp_path, **options)
+    folder, away = tmp_path / "study" / "checkpoints", tmp_path / "unmounted"
+    folder.rename(away)
+    more = {"folder": tmp_path, "budget": {"epochs": 5}, "progress": False}
+    for _ in range(2):
+        with pytest.raises(StudyError, match=f"checkpoints is in {folder}; is the storage mount"):
+            autotune.resume("study", **more)
+        assert not folder.exists()
+    away.rename(folder)
+    result = autotune.resume("study", **more)
+    assert result.trials.units == 5
+    assert not [e for e in result.view.events if isinstance(e, Evicted)]
+
+
 def test_a_segment_that_takes_too_long_is_ended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +179,9 @@ def test_who_says_nothing_for_long_hangs() -> None:
     assert leases.overdue(SILENCE * (PATIENCE + 1.1))
     lease.wants = 10
     assert leases.overdue(1e9) == [], "it waits for us"
+    lease.go_on(1e9)
+    assert leases.overdue(1e9 + SILENCE) == [], "the wait does not count"
+    assert lease.begun == 1e9 - SILENCE
     with pytest.raises(RuntimeError, match="bug: trial 0 is trained by worker 0"):
         leases.take(Lease(job, None, "worker 1", 0.0, 0.0))
 

@@ -28,6 +28,7 @@ from autotune import study
 from autotune.decide import build_search
 from autotune.decide.configurations import identity
 from autotune.execute.store import checkpoint_bytes, checkpoint_name
+from autotune.header import StudyError
 from autotune.leases import LOSSES, SILENCE
 from autotune.pareto import non_dominated
 from autotune.plugins.discovery import get
@@ -355,6 +356,12 @@ class Interleavings(RuleBasedStateMachine):
     def kill_the_driver(self, data: Any, left: str) -> None:
         if self.puppets.jobs:
             self.leave(self.some(data), left)
+        kept = {n for t in self.driver.trials.all.values() for n in t.checkpoints.values()}
+        if kept and not any((self.driver.store.folder / name).exists() for name in kept):
+            with pytest.raises(StudyError, match=f"none of the study's {len(kept)} checkpoints"):
+                self.take_up()
+            for name in kept:
+                (self.driver.store.folder / name).write_bytes(b"x")
         self.take_up()
 
     # --- what must hold ---------------------------------------------------------------------

@@ -82,6 +82,11 @@ class RemoteStore:
             raise StoreError(f"{url} cannot be reached: {type(error).__name__}: {error}") from error
         self.url = url.rstrip("/")
 
+    @property
+    def place(self) -> str:
+        """Where that is, for people."""
+        return self.url
+
     def prepare(self) -> None:
         """Make the folder where the storage has such."""
         self._tried(

@@ -152,6 +152,11 @@ class CheckpointStore:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
+    @property
+    def place(self) -> str:
+        """Where that is, for people."""
+        return str(self.folder)
+
     def prepare(self) -> None:
         """Make the folder, and remove what killed writers left unfinished. Only for the one
         who knows that nobody else is writing: the driver, before its workers start."""
