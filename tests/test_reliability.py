@@ -18,7 +18,16 @@ from autotune.execute.store import CheckpointStore, checkpoint_bytes
 from autotune.header import StudyError
 from autotune.leases import PATIENCE, SILENCE, Lease, Leases
 from autotune.plugins.execution import EvaluateJob, Limits, TrainJob
-from autotune.plugins.search import Evaluated, Evicted, Failed, Frozen, Lost, Observed
+from autotune.plugins.search import (
+    Decided,
+    Evaluated,
+    Evicted,
+    Failed,
+    Frozen,
+    Lost,
+    Observed,
+    Stop,
+)
 from autotune.study import Interrupted
 
 ONE = {"objectives": ["validation_loss"], "final": False}
@@ -123,6 +132,21 @@ def test_damaged_and_missing_checkpoints_end_no_study(tmp_path: Path) -> None:
     assert result.best is not None
     assert result.best.load_model() is not None
     assert check_replay(result.view) > 10
+
+
+def test_a_winner_whose_checkpoint_is_damaged_gives_way_to_the_next(tmp_path: Path) -> None:
+    def harm(trials: Any, event: Any) -> None:
+        if isinstance(event, Decided) and isinstance(event.decision, Stop):
+            _, number, step = trials.best
+            name = trials[number].checkpoints[step]
+            (tmp_path / "study" / "checkpoints" / name).write_bytes(b"x")
+
+    result = tune(tmp_path, **ONE, space=small(), budget={"epochs": 6}, listeners=[harm])
+    (gone,) = [e for e in result.view.events if isinstance(e, Evicted)]
+    assert gone.cause == "damaged"
+    assert result.test is not None
+    assert result.best is not None
+    assert (result.best.trial, result.best.step) != (gone.trial, gone.step)
 
 
 def test_storage_that_is_not_there_damages_no_checkpoint(tmp_path: Path) -> None:
