@@ -23,9 +23,12 @@ from autotune.plugins.search import (
     Doubt,
     Event,
     Extended,
+    Failed,
+    Finalists,
     FloatArray,
     Forecast,
     ForecastFunction,
+    Frozen,
     Key,
     Observed,
     Query,
@@ -86,6 +89,7 @@ class UtilityStop:
     def __init__(self, context: SearchContext) -> None:
         self.context = context
         self._bests: dict[int, float] = {}
+        self._aims: dict[int, int] = {}
         self._doubts = 0
 
     def observe(self, event: Event, trials: Trials) -> None:
@@ -97,8 +101,17 @@ class UtilityStop:
                     self._bests[event.trial] = min(value, self._bests.get(event.trial, math.inf))
             case Decided(decision=Doubt()):
                 self._doubts += 1
-            case Decided(number=number, decision=Start() | Thaw()) if self._is_asked(number):
-                self._doubts = 0  # it was asked then, and some training was worth its cost
+            case Decided(number=number, decision=Start() | Thaw() as decision):
+                # Nothing was asked for a segment that was lost or cut short before.
+                if self._is_asked(number) and decision.trial not in self._aims:
+                    self._doubts = 0  # it was asked then, and some training was worth its cost
+                self._aims[decision.trial] = decision.to
+            case Frozen(trial=number, step=step) if step >= self._aims.get(number, 0):
+                self._aims.pop(number, None)
+            case Failed(trial=number, evaluation=None):
+                self._aims.pop(number, None)
+            case Decided(decision=Finalists()):
+                self._aims.clear()  # whatever was cut short is not gone on with
             case Extended():
                 self.context, self._doubts = self.context.extended(event), 0
             case _:

@@ -12,6 +12,7 @@ from spaces import POLICIES, TRAINING, context, curve, search
 from autotune.decide.configurations import NEAR, apart
 from autotune.decide.policies import opening
 from autotune.decide.policies.asha import ASHA
+from autotune.decide.policies.pasha import PASHA
 from autotune.decide.policies.rungs import rung_units
 from autotune.plugins.search import (
     Budget,
@@ -19,7 +20,9 @@ from autotune.plugins.search import (
     Failed,
     Frozen,
     Key,
+    Objective,
     Observed,
+    Policy,
     Start,
     Thaw,
 )
@@ -31,7 +34,7 @@ class Ladder:
     """Successive halving alone, its trials frozen at will."""
 
     def __init__(self, horizon: int = 9, **hyperparameters: Any) -> None:
-        self.policy = ASHA(hyperparameters)
+        self.policy: Policy = ASHA(hyperparameters)
         self.context = context(Budget(units=1000), horizon=horizon)
         self.trials = Trials(TRAINING, self.context.objectives)
         self.state = self.policy.initial(self.context)
@@ -197,6 +200,38 @@ def test_the_opening_race_goes_on_with_the_best_third() -> None:
     ladder.tell(Decided(99, Thaw(1, 9)))
     ladder.train(1, 9, 0.05)
     assert opening.promotion(ladder.trials, 9, 50) is None, "the race is over"
+
+
+def test_the_opening_race_looks_at_every_curve_objective() -> None:
+    """The fifth is the best in the second objective, which it had at the race's first level."""
+    ladder, score = Ladder(horizon=50), Objective("score", "maximize", "curve")
+    for number in range(6):
+        ladder.start(1, 1.0 + number)
+        ladder.trials[number].metrics.put(
+            1, {"validation_loss": 1.0 + number, "score": 9.0 if number == 4 else 1.0}
+        )
+    objectives = (*ladder.context.objectives, score)
+    assert opening.promotion(ladder.trials, 6, 50, objectives) == Thaw(0, 3)
+    ladder.tell(Decided(99, Thaw(0, 3)))
+    ladder.train(0, 3, 0.5)
+    assert opening.promotion(ladder.trials, 6, 50, objectives) == Thaw(4, 3)
+
+
+@pytest.mark.parametrize("policy", [ASHA, PASHA])
+def test_a_trial_that_is_cut_short_of_a_rung_goes_on_to_it(policy: type[Policy]) -> None:
+    ladder = Ladder()
+    ladder.policy = policy()
+    ladder.state = ladder.policy.initial(ladder.context)
+    for number in range(6):
+        ladder.start(1, 1.0 + number)
+    assert ladder.decide() == Thaw(0, 3)
+    ladder.tell(Decided(98, Thaw(0, 3)))
+    ladder.train(0, 2, 1.0)  # and nobody resumes it
+    assert ladder.decide() == Thaw(0, 3)
+    ladder.tell(Decided(99, Thaw(0, 3)))
+    assert ladder.decide() == Thaw(1, 3), "it is on its way"
+    ladder.train(0, 3, 1.0)
+    assert ladder.decide() == Thaw(1, 3), "it is there"
 
 
 def test_nearly_the_same_configurations_are_not_started() -> None:

@@ -17,6 +17,7 @@ from autotune.plugins.search import (
     Doubt,
     FloatArray,
     Forecast,
+    Frozen,
     Key,
     Objective,
     Observed,
@@ -149,7 +150,19 @@ def test_several_doubts_in_a_row_end_the_search_and_one_does_not() -> None:
         kinds.append(type(given))
         if number == 105:  # some training was worth its cost after all
             fold.observe(Decided(number, Thaw(0, 2)), trials)
+            fold.observe(Frozen(0, 2, "checkpoint"), trials)
         else:
             fold.observe(Decided(number, Doubt("none is")), trials)
     assert kinds == [Doubt, Doubt, Doubt, Doubt, Stop]
     assert verdict(121) is None
+    # Nothing is asked before a segment that was cut short is resumed.
+    fold.observe(Decided(125, Thaw(0, 2)), trials)
+    assert isinstance(verdict(130), Doubt)
+    for number in (130, 135):
+        fold.observe(Decided(number, Doubt("none is")), trials)
+    fold.observe(Frozen(0, 1, "checkpoint"), trials)
+    fold.observe(Decided(140, Thaw(0, 2)), trials)
+    assert isinstance(verdict(145), Stop)
+    fold.observe(Frozen(0, 2, "checkpoint"), trials)
+    fold.observe(Decided(145, Thaw(0, 3)), trials)
+    assert isinstance(verdict(150), Doubt), "this one was asked for"

@@ -44,9 +44,9 @@ def promotion(
     rungs = levels(horizon, count)
     for low, high in zip(reversed(rungs[:-1]), reversed(rungs[1:]), strict=True):
         there = [trial for trial in first if trial.status == "failed" or trial.last >= low]
-        best = sorted((_best(trials, trial, low), trial.number) for trial in there)
+        best = sorted((_best(trial, low, trials.objective), trial.number) for trial in there)
         if len(objectives) > 1:
-            best = _by_fronts(trials, best, objectives)
+            best = _by_fronts(trials, best, objectives, low)
         for value, number in best[: len(there) // REDUCTION]:
             trial = trials[number]
             to = min(high, trial.horizon)
@@ -56,16 +56,22 @@ def promotion(
 
 
 def _by_fronts(
-    trials: Trials, best: list[tuple[float, int]], objectives: Sequence[Objective]
+    trials: Trials, best: list[tuple[float, int]], objectives: Sequence[Objective], unit: int
 ) -> list[tuple[float, int]]:
-    primary = trials.objective
-    rows = [{**trials[n].static, primary.name: primary.sign * value} for value, n in best]
-    return [best[index] for index in ranked(rows, objectives, primary)]
+    """In every curve objective a trial counts with its best value up to the unit."""
+    curves = [objective for objective in objectives if objective.kind == "curve"]
+    rows = [
+        {**trials[n].static, **{o.name: o.sign * _best(trials[n], unit, o) for o in curves}}
+        for _, n in best
+    ]
+    return [best[index] for index in ranked(rows, objectives, trials.objective)]
 
 
-def _best(trials: Trials, trial: Trial, unit: int) -> float:
-    """The best finite value up to a unit; infinite of a trial that failed."""
+def _best(trial: Trial, unit: int, objective: Objective) -> float:
+    """The best finite value up to a unit, oriented so that less is better; infinite of a trial
+    that failed."""
     if trial.status == "failed":
         return math.inf
-    values = (trials.score(trial.metrics.get(step, {})) for step in range(1, unit + 1))
+    steps = (trial.metrics.get(step, {}) for step in range(1, unit + 1))
+    values = (objective.sign * metrics.get(objective.name, math.nan) for metrics in steps)
     return min((value for value in values if math.isfinite(value)), default=math.inf)

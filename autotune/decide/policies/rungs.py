@@ -114,6 +114,9 @@ class Ladder:
     Trials bound to a horizon at a rung are compared there only with each other, but at their end
     with all. A trial that failed counts at the rung that it did not reach.
 
+    A trial that left its rung and was cut short of the next, by the end of a budget say, stands at
+    none: it goes on to the next before any other is promoted.
+
     Attributes:
         units: of the rungs, ascending; places count from 0 in it.
         reached: the place of every trial that got to one.
@@ -128,6 +131,7 @@ class Ladder:
     ) -> None:
         self.units = list(units)
         self.reached: dict[int, int] = {}
+        self._under_way: dict[int, None] = {}
         self._reduction = reduction
         self._objectives = tuple(objectives)
         self._new_rung = rung
@@ -136,8 +140,9 @@ class Ladder:
     def observe(self, event: Event, trials: Trials) -> None:
         """Fold one event of a trial of this ladder."""
         match event:
-            case Decided(decision=Thaw(trial=number)):
+            case Decided(decision=Start(trial=number) | Thaw(trial=number)):
                 self._leave(trials[number])
+                self._under_way[number] = None
             case Frozen(trial=number):
                 trial = trials[number]
                 place = self.reached.get(number, -1) + 1
@@ -145,14 +150,15 @@ class Ladder:
                     self._leave(trial)
                     self._rung(trial, place).enter(number, self._values(trial, place))
                     self.reached[number] = place
+                    self._under_way.pop(number, None)
                     place += 1
                 if trial.status == "done":
-                    self._leave(trial)  # at the head of a rung it would keep all others there
+                    self._drop(trial)  # at the head of a rung it would keep all others there
             case Evicted(trial=number) if trials[number].status == "evicted":
-                self._leave(trials[number])  # to train it from nothing costs more than it promises
+                self._drop(trials[number])  # to train it from nothing costs more than it promises
             case Failed(trial=number, evaluation=None):
                 trial = trials[number]
-                self._leave(trial)
+                self._drop(trial)
                 place = self.reached.get(number, -1) + 1
                 if place < len(self.units):
                     self._rung(trial, place).fail(number)
@@ -160,12 +166,18 @@ class Ladder:
                 pass
 
     def promotion(self, trials: Trials, top: int | None = None) -> Thaw | None:
-        """The promotion from the highest rung that has one.
+        """The rest of the way of a trial that was cut short of a rung, else the promotion from
+        the highest rung that has one.
 
         Args:
             top: place that none is promoted beyond; the last unless given.
         """
-        for place in range(len(self.units) - 2 if top is None else top - 1, -1, -1):
+        top = len(self.units) - 1 if top is None else top
+        for cut in self._under_way:
+            place = self.reached.get(cut, -1) + 1
+            if trials[cut].status == "frozen" and place <= top:
+                return Thaw(cut, self.units[place])
+        for place in range(top - 1, -1, -1):
             # Free trials first, then those bound to a horizon, the shortest first.
             for _, rung in sorted(self._rungs[place].items(), key=lambda item: item[0] or 0):
                 number = rung.promotable()
@@ -184,6 +196,11 @@ class Ladder:
         if bound not in rungs:
             rungs[bound] = self._new_rung(self._reduction)
         return rungs[bound]
+
+    def _drop(self, trial: Trial) -> None:
+        """It goes on no more."""
+        self._under_way.pop(trial.number, None)
+        self._leave(trial)
 
     def _leave(self, trial: Trial) -> None:
         if trial.number in self.reached:
