@@ -11,14 +11,14 @@ from typing import Any
 
 from autotune import record
 from autotune.asked import as_budget, as_final, as_holdout, as_limits, as_objectives, as_utility
-from autotune.begin import FOLDER, Plan, as_named, begin, check_count, reopen
+from autotune.begin import Plan, as_named, begin, check_count, reopen
 from autotune.extension import extend
 from autotune.header import Header, StudyError, unstarted
 from autotune.plugins import PluginError
 from autotune.plugins.discovery import get
 from autotune.plugins.execution import ExecutionContext, Executor, Limits
 from autotune.plugins.search import Budget, Final, Forecaster, Holdout, Objective, Utility
-from autotune.record import Record
+from autotune.record import FOLDER, Record, resume_command
 from autotune.result import Result, StudyView
 from autotune.space import Configuration, Space
 from autotune.study import Driver, Interrupted, Listener
@@ -343,8 +343,7 @@ def how_to_resume(folder: Path, header: Header) -> str:
     """What to type to go on with a study."""
     if header.task is None:
         return f"go on with it from Python: autotune.resume({str(folder)!r}, task=task)"
-    where = "" if folder.parent == FOLDER else f" --folder {folder.parent}"
-    return f"go on with it by: autotune resume --study {folder.name}{where}"
+    return f"go on with it by: {resume_command(folder)}"
 
 
 def _progress(log: Record, header: Header) -> AbstractContextManager[Listener]:

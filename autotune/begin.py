@@ -47,7 +47,6 @@ from autotune.train.task import Task, TaskError
 from autotune.train.torch_task import TorchTask
 from autotune.warm_start import earlier_studies
 
-FOLDER = Path("autotune_studies")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -167,7 +166,7 @@ def reopen(
             raise StudyError(
                 f"the task of study {recorded.name!r} ({recorded.task_name}) was handed over as "
                 f"an object, which has no importable name; go on from Python: "
-                f"autotune.resume({recorded.name!r}, task=task)"
+                f"autotune.resume({str(folder)!r}, task=task)"
             )
         opened = _task(recorded.task if task is None else task)
         now = _present(recorded, opened, task)
@@ -519,7 +518,7 @@ def _claim(folder: Path, name: str, exact: bool) -> Record:
 def _taken(path: Path) -> str:
     return (
         f"there is a study {path.name!r} already ({path}); go on with it by "
-        f"`autotune resume --study {path.name}`, or choose another name"
+        f"`{record.resume_command(path)}`, or choose another name"
     )
 
 

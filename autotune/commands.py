@@ -402,10 +402,10 @@ def status_of(view: StudyView) -> dict[str, Any]:
     elif view.header.task is None:
         state = (
             f"interrupted; its task was handed over as an object, so go on from Python: "
-            f"autotune.resume({view.name!r}, task=task)"
+            f"autotune.resume({str(view.folder)!r}, task=task)"
         )
     else:
-        state = f"interrupted; go on with: autotune resume --study {view.name}"
+        state = f"interrupted; go on with: {record.resume_command(view.folder)}"
     counts = dict.fromkeys(("running", "frozen", "done", "new", "evicted", "failed"), 0)
     for trial in view.trials.all.values():
         counts[trial.status] += 1

@@ -65,7 +65,7 @@ from autotune.plugins.search import (
     Wait,
 )
 from autotune.plugins.trials import Trials
-from autotune.record import Record, RecordError
+from autotune.record import Record, RecordError, resume_command
 from autotune.result import StudyView, best_of, points_of
 from autotune.surroundings import stop_if_unreachable, stop_if_unwritable, told_of_signals
 from autotune.task_faults import NothingWorks, check_guardable, check_reported, nothing_works
@@ -703,7 +703,7 @@ class Driver:
         raise StudyError(
             f"the checkpoints that must be kept (of the front, and of what is in flight) take "
             f"{used / 1e9:.3g} GB{further}; the study's budget for them is {limit / 1e9:.3g} GB. "
-            f"Nothing recorded is lost: go on with a larger one, by `autotune resume --study "
-            f"{self.record.folder.name} --checkpoint-gb NUMBER` (limits={{'checkpoint_gb': "
-            f"NUMBER}} in Python)"
+            f"Nothing recorded is lost: go on with a larger one, by "
+            f"`{resume_command(self.record.folder)} --checkpoint-gb NUMBER` "
+            f"(limits={{'checkpoint_gb': NUMBER}} in Python)"
         )

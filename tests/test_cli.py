@@ -82,8 +82,8 @@ def there(studied: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch) -> Pa
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("the task was imported")
 
-    monkeypatch.setattr("autotune.execute.task_address.load_task", refuse)
     monkeypatch.setattr("autotune.begin.load_task", refuse)
+    monkeypatch.setattr("autotune.execute.task_address.load_task", refuse)
     return studied[0] / "autotune_studies" / "quick"
 
 
@@ -312,7 +312,10 @@ def test_an_unfinished_study_is_shown_as_such(
     assert main(["status"]) == 0
     assert "interrupted; its task was handed over as an object" in capsys.readouterr().out
     assert main(["resume"]) == 2
-    assert "go on from Python: autotune.resume('study', task=task)" in capsys.readouterr().err
+    assert (
+        "from Python: autotune.resume('autotune_studies/study', task=task)"
+        in capsys.readouterr().err
+    )
 
 
 def test_plugins_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@ lost is said. Random places with a printed seed; `benchmarks/damage.py` looks at
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import sys
 from dataclasses import replace
@@ -60,7 +61,8 @@ def test_a_cut_file_is_restored_from_its_verified_backup(tmp_path: Path, kept: i
     assert kept < len(whole)
     cut(tmp_path / record.FILE, kept)
     cut(tmp_path / record.BACKUP, verified)
-    with pytest.raises(record.Damaged, match="autotune resume"):
+    told = f"autotune resume --study {tmp_path.name} --folder {tmp_path.parent}` restores"
+    with pytest.raises(record.Damaged, match=re.escape(told)):
         record.read(tmp_path)
     assert record.exists(tmp_path)
     log = Record(tmp_path)

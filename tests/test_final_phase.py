@@ -14,13 +14,13 @@ from study_tasks import Quick
 
 import autotune
 from autotune.asked import as_final, as_utility
-from autotune.begin import FOLDER
 from autotune.cli import main
 from autotune.decide.final import best_run
 from autotune.execute.recorded_table import RecordedTable
 from autotune.header import Header, StudyError
 from autotune.jobs import trial_seed
 from autotune.plugins.search import Decided, Final, Finalists, Objective, Start, Utility
+from autotune.record import FOLDER
 from autotune.report import write_report
 from autotune.result import StudyView
 from autotune.space import Float, Space

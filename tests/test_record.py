@@ -161,6 +161,12 @@ def test_the_lock_goes_with_a_killed_driver(tmp_path: Path) -> None:
     log.close()
 
 
+def test_how_to_resume_names_the_folder_that_holds_the_study() -> None:
+    assert record.resume_command(record.FOLDER / "s") == "autotune resume --study s"
+    told = record.resume_command(Path("/my own/s-2"))
+    assert told == "autotune resume --study s-2 --folder '/my own'"
+
+
 def test_a_folder_without_a_study_is_told_apart(tmp_path: Path) -> None:
     assert not record.exists(tmp_path)
     with pytest.raises(RecordError, match="holds no study"):

@@ -11,11 +11,12 @@ from autotune.record.database import FILE, exists, peek, read, reading
 from autotune.record.errors import Busy, Damaged, RecordError
 from autotune.record.events import event_from_plain, event_to_plain
 from autotune.record.log import Record
-from autotune.record.place import LOCK, driver, file_system
+from autotune.record.place import FOLDER, LOCK, driver, file_system, resume_command
 
 __all__ = [
     "BACKUP",
     "FILE",
+    "FOLDER",
     "LOCK",
     "Busy",
     "Damaged",
@@ -29,4 +30,5 @@ __all__ = [
     "peek",
     "read",
     "reading",
+    "resume_command",
 ]

@@ -18,6 +18,7 @@ from autotune.record import backup
 from autotune.record.backup import Fact
 from autotune.record.errors import Damaged, RecordError
 from autotune.record.events import Row
+from autotune.record.place import resume_command
 
 FILE = "record.sqlite"
 FORMAT = 1
@@ -213,7 +214,7 @@ def reading(folder: Path) -> Iterator[tuple[Iterator[Event], dict[str, Any]]]:
             yield events(connection), meta
     except Damaged as error:
         raise Damaged(
-            f"{path} is damaged ({error}); `autotune resume --study {folder.name}` restores it "
+            f"{path} is damaged ({error}); `{resume_command(folder)}` restores it "
             f"from its verified backup and goes on from there"
         ) from error
 

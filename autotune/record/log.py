@@ -15,7 +15,7 @@ from autotune.record.backup import Backup, Content, Fact
 from autotune.record.database import FILE, FORMAT
 from autotune.record.errors import Damaged, RecordError
 from autotune.record.events import Row, dump, event_to_row
-from autotune.record.place import DriverLock, refuse_network
+from autotune.record.place import DriverLock, refuse_network, resume_command
 from autotune.record.restore import restore
 
 
@@ -173,7 +173,7 @@ class Record:
     def _unwritable(self, what: str, error: Exception) -> RecordError:
         return RecordError(
             f"{what} be written ({error}); nothing recorded so far is lost: mend the cause (free "
-            f"disk space?) and go on with `autotune resume --study {self.folder.name}`"
+            f"disk space?) and go on with `{resume_command(self.folder)}`"
         )
 
     def settle(self) -> None:

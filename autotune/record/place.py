@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import time
 from pathlib import Path
 
 from autotune.record.errors import Busy, RecordError
 
 LOCK = "driver.lock"
+FOLDER = Path("autotune_studies")
+"""That holds the studies, unless another is named."""
 
 # SQLite's locks and shared memory do not hold on these (https://www.sqlite.org/wal.html, point 2).
 _NETWORK = {
@@ -35,6 +38,12 @@ def file_system(path: Path, mounts: str | None = None) -> str | None:
         if (mount == resolved or mount in resolved.parents) and len(mount.parts) >= longest:
             longest, found = len(mount.parts), after.split()[0]
     return found
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to go on with the study in `folder`."""
+    where = "" if folder.parent == FOLDER else f" --folder {shlex.quote(str(folder.parent))}"
+    return f"autotune resume --study {folder.name}{where}"
 
 
 def refuse_network(folder: Path) -> None:
