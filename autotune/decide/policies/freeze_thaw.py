@@ -41,6 +41,10 @@ newest."""
 THRESHOLDS = 4
 """Thresholds for each horizon: they cost no further forecast."""
 
+FIRST_SHARE = 0.5
+"""Of several objectives, the first alone is aimed at in so many decisions: it is what the best
+configuration is picked by, and a front that grows at its cheap end would leave it behind."""
+
 UNLIKELY = 0.01
 """Where no trial may be started any more, the search ends when no frozen one is more likely than
 this to beat the best by its horizon."""
@@ -147,7 +151,8 @@ class FreezeThaw(Policy):
     and goes on with the candidate that is most likely to reach beyond the front along them
     (`autotune.decide.front`): every curve objective is forecast, what is measured once is known
     after a trial's first segment and predicted before. The opening race then promotes by fronts,
-    all frozen trials may go on, and the neighbours are those of the front.
+    all frozen trials may go on, and the neighbours are those of the front. In half of the decisions
+    (`FIRST_SHARE`) the first objective alone is aimed at, as if there were no other.
 
     Where trials failed, new configurations like theirs are left out (`autotune.decide.avoidance`).
 
@@ -224,10 +229,15 @@ class FreezeThaw(Policy):
         if opened is not None:
             return opened
         generator = key.generator(_STREAM)
-        found = self._candidates(context, state, propose, trials, generator, may_start)
+        front = state.front
+        if front is not None and (not len(front.points) or generator.random() < FIRST_SHARE):
+            front = None
+        found = self._candidates(context, state, front, propose, trials, generator, may_start)
+        if not len(found) and front is not state.front:
+            front = state.front
+            found = self._candidates(context, state, front, propose, trials, generator, may_start)
         if not state.bests or not len(found):
             return Wait() if trials.in_flight else Stop(_exhausted(state, trials, may_start))
-        front = state.front
         if front is not None and len(front.points):
             promise = self._front_promise(context, front, found, forecast, trials, generator)
         else:
@@ -238,7 +248,7 @@ class FreezeThaw(Policy):
         if not may_start and not trials.in_flight:
             if front is not None and promise[chosen] < UNLIKELY / DIRECTIONS:
                 return Stop(f"no trial is more likely than {UNLIKELY:.0%} to improve the front")
-            if front is None and _hopeless(found.frozen, forecast, trials):
+            if state.front is None and _hopeless(found.frozen, forecast, trials):
                 return Stop(f"no trial is more likely than {UNLIKELY:.0%} to beat the best")
         trial = found.frozen[chosen]
         step = max(1, round(float(self.configuration["growth"]) * trial.frozen))
@@ -271,18 +281,19 @@ class FreezeThaw(Policy):
         self,
         context: SearchContext,
         state: _State,
+        front: Front | None,
         propose: ProposeFunction,
         trials: Trials,
         generator: np.random.Generator,
         may_start: bool,
     ) -> _Candidates:
         """All that a worker could train at least one more unit of, with its cost."""
-        if state.front is None:
+        if front is None:
             frozen = candidates.frozen(trials, state.bests, state.standing, FROZEN)
             best = sorted(state.bests, key=lambda number: (state.bests[number], number))
             parents = best[: candidates.PARENTS]
         else:
-            owners = sorted(set(state.front.owners))
+            owners = sorted(set(front.owners))
             frozen = candidates.frozen(trials, state.bests, None, FROZEN, set(owners))
             parents = generator.permutation(owners)[: candidates.PARENTS].tolist()
         new: list[Configuration] = []
