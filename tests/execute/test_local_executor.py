@@ -202,8 +202,17 @@ def group(leader: int) -> list[int]:
     return members
 
 
+def await_worker(local: Local) -> None:
+    """The test before may have had one replaced, which takes its time to come up."""
+    end = time.monotonic() + 60
+    while not local.free:
+        assert time.monotonic() < end
+        local.poll(1.0)
+
+
 def test_a_revoked_job_is_heard_of_no_more(local: Local) -> None:
     hanging = train(0, 4, bad="sleep", at=3, seconds=60)
+    await_worker(local)
     called = local.submit(hanging)
     (process,) = local.processes
     assert called == f"worker 0 (process {process})"
@@ -220,6 +229,7 @@ def test_a_revoked_job_is_heard_of_no_more(local: Local) -> None:
 
 def test_a_checkpoint_larger_than_its_room_waits_for_more(local: Local, folder: Path) -> None:
     job = dataclasses.replace(train(0, 2), room=100)
+    await_worker(local)
     local.submit(job)
     before = {path.name for path in (folder / "checkpoints").iterdir()}
     reports = []
