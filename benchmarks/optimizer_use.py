@@ -39,6 +39,7 @@ import torch
 
 from autotune.api import bound_from
 from autotune.decide import build_search
+from autotune.decide.automatic import chosen_policy
 from autotune.execute.task_address import load_task
 from autotune.header import SEARCH_DEFAULTS
 from autotune.plugins.discovery import OURS, Catalogue, get, records
@@ -208,6 +209,7 @@ def searched(name: str, optimizer: str, seed: int, epochs: int, horizon: int) ->
         space, Space({}), (objective(use.metric),), horizon, Budget(units=epochs), seed, workers=1
     )
     parts = {part: {"name": default} for part, default in SEARCH_DEFAULTS.items()}
+    parts["policy"]["name"] = chosen_policy(space, context.objectives, horizon, context.budget)[0]
     search = build_search(context, parts, get)
     frozen: dict[int, Any] = {}
     observed: list[Observed] = []
