@@ -440,6 +440,32 @@ def test_schedule_free_is_judged_by_the_average_and_trains_on_at_the_weights() -
     torch.testing.assert_close(parameter.detach(), training, rtol=1e-10, atol=1e-12)
 
 
+def test_adagrad_norm_adds_up_all_gradients_for_all_parameters() -> None:
+    """One parameter has a gradient in every step, one not in the first and one not after it."""
+    names = ("always", "late", "early")
+    weights = {name: nn.Parameter(torch.zeros(2, dtype=torch.float64)) for name in names}
+    optimizer = build("adagrad", list(weights.items()), by="norm", learning_rate=0.5)
+    square, expected = 0.0, dict.fromkeys(names, 0.0)
+    for step in range(4):
+        idle = {0: "late", 3: ""}.get(step, "early")
+        moving = [name for name in names if name != idle]
+        for name in names:
+            weights[name].grad = torch.full((2,), 3.0).double() if name in moving else None
+        optimizer.step()
+        square += 2 * 9.0 * len(moving)
+        for name in moving:
+            expected[name] -= 0.5 * 3.0 / square**0.5
+    for name in names:
+        assert weights[name].tolist() == pytest.approx([expected[name]] * 2), name
+
+
+def test_adagrad_norm_of_large_half_precision_gradients() -> None:
+    weight = nn.Parameter(torch.zeros(4, dtype=torch.float16))
+    weight.grad = torch.full((4,), 60000.0, dtype=torch.float16)
+    build("adagrad", [("weight", weight)], by="norm", learning_rate=0.5).step()
+    assert weight.tolist() == pytest.approx([-0.25] * 4)
+
+
 @pytest.fixture(scope="module")
 def reports():
     found = [discovery.get("optimizer", name) for name in NAMES]
