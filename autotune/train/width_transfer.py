@@ -25,6 +25,9 @@ from torch import nn
 from autotune.train.task import TaskError
 
 Normalised = Literal["nothing", "elements", "tensors"]
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase)
+"""Modules whose weights are matrices of outputs by inputs. A parameter elsewhere is taken for one
+only if both its sides grow."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +60,25 @@ def growth(model: nn.Module, reference: nn.Module) -> dict[str, Growth]:
         TaskError: the two models do not have the same parameters, or one whose shape differs
             otherwise than in its inputs and outputs.
     """
-    tables = {
-        f"{name}.weight" if name else "weight"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-    }
+    layers = [f"{name}." for name, module in model.named_modules() if isinstance(module, LAYERS)]
     shapes = {name: parameter.shape for name, parameter in reference.named_parameters()}
     found = {}
     for name, parameter in model.named_parameters():
         shape, before = parameter.shape, shapes.pop(name, None)
-        if before is None or len(shape) != len(before) or shape[2:] != before[2:]:
+        if before is None or len(shape) != len(before):
             raise _unlike(name, before, shape)
         ratios = [now / then for now, then in zip(shape, before, strict=True)]
-        # Rows of a table are looked up, so that its inputs are as many as are looked up: one.
-        outputs, inputs = (*ratios[:2], 1.0, 1.0)[:2]
-        if name in tables:
-            outputs, inputs = inputs, outputs
-        found[name] = Growth(inputs, outputs)
+        grown = [ratio for ratio in ratios if ratio != 1.0]
+        weighs = any(name.startswith(layer) and "weight" in name for layer in layers)
+        if len(grown) <= 1 and not weighs:
+            # A bias, or a table, class token or position embedding, whose entries are looked up
+            # or added: as many inputs as are looked up, one.
+            found[name] = Growth(1.0, *grown)
+        elif shape[2:] == before[2:]:
+            outputs, inputs = (*ratios[:2], 1.0)[:2]
+            found[name] = Growth(inputs, outputs)
+        else:
+            raise _unlike(name, before, shape)
     if shapes:
         raise _unlike(next(iter(shapes)), next(iter(shapes.values())), None)
     return found

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from autotune.train import Data, RunContext, TaskError, TorchTask
-from autotune.train.width_transfer import growth
+from autotune.train.width_transfer import growth, shrink_outputs
 
 BASE = 32
 NARROW, WIDE = 128, 1024
@@ -154,6 +154,37 @@ def test_growth_of_tables_and_kernels() -> None:
         "convolution.bias": (1.0, 3.0),
         "readout.weight": (3.0, 1.0),
     }
+
+
+class Positioned(nn.Module):
+    """What a vision transformer adds to its tokens, in a module of its own and bare; attention."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.ones(5, width))
+        self.embedding = nn.Parameter(torch.ones(1, 5, width))
+        self.mixing = nn.Parameter(torch.ones(width, width))
+        self.attention = nn.MultiheadAttention(width, 1)
+
+
+def test_growth_of_bare_parameters() -> None:
+    model = Positioned(24)
+    found = growth(model, Positioned(8))
+    assert {name: (g.inputs, g.outputs) for name, g in found.items()} == {
+        "token": (1.0, 3.0),
+        "positions": (1.0, 3.0),
+        "embedding": (1.0, 3.0),
+        "mixing": (3.0, 3.0),
+        "attention.in_proj_weight": (3.0, 3.0),
+        "attention.in_proj_bias": (1.0, 3.0),
+        "attention.out_proj.weight": (3.0, 3.0),
+        "attention.out_proj.bias": (1.0, 3.0),
+    }
+    assert found["positions"].rate_factor("elements") == 1.0
+    shrink_outputs(model, found)
+    assert model.positions.eq(1).all()
+    assert model.embedding.eq(1).all()
 
 
 def test_what_cannot_carry_over_says_so() -> None:
