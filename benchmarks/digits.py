@@ -101,9 +101,9 @@ def with_autotune(parts: dict[str, str], seed: int, epochs: int, horizon: int) -
             progress=False,
         )
         seconds = time.perf_counter() - began
-        view = autotune.load(result.folder)
-    observed = [event for event in view.events if type(event).__name__ == "Observed"]
-    frozen = [event for event in view.events if type(event).__name__ == "Frozen"]
+        events = list(autotune.load(result.folder).events)
+    observed = [event for event in events if type(event).__name__ == "Observed"]
+    frozen = [event for event in events if type(event).__name__ == "Frozen"]
     return Outcome(
         [event.metrics[METRIC] for event in observed],
         result.test["test_accuracy"],
