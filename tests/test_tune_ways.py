@@ -189,10 +189,10 @@ def test_a_closure_is_resumed_from_python_and_the_command_line_says_so(tmp_path:
         [sys.executable, "-m", "autotune", "resume"], cwd=tmp_path, capture_output=True, text=True
     )
     assert ended.returncode == 2
-    assert "autotune.resume('study-2', task=task)" in ended.stderr
+    assert "autotune.resume('autotune_studies/study-2', task=task)" in ended.stderr
     assert "Traceback" not in ended.stderr
     status = run(["-m", "autotune", "status"], tmp_path)
-    assert "autotune.resume('study-2', task=task)" in status
+    assert "autotune.resume('autotune_studies/study-2', task=task)" in status
 
 
 class Convolutions(nn.Module):
