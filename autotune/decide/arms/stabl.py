@@ -49,6 +49,14 @@ class StABL(Bandit):
     meta-learner, a second query that explores) is the paper's; the paper itself could not be
     opened, so c and both hyperparameters' defaults are ours (three times the textbook step did
     better on switching arms). T, which the paper takes as given, is the number of estimates so far.
+
+    An author's code (Google Vizier, ensemble_design.py, AdaptiveEnsembleDesign) differs: both pulls
+    are learned from, as rewards; learners explore by themselves at 1 / sqrt(1 + age); the second
+    pull is half in proportion to the learners' largest squared probability and half to their sum;
+    weights are multiplied by exp(step * estimate * (p_k - p) / sqrt(2^k)) and begin at
+    (2^k n)^(-1/2). Written plainly, with the steps 1 / sqrt(n) that it calls right in theory, its
+    regret on five switching arms (4,096 rounds, switches every 16, 64, 256, 1,024) is 1.0, 1.2,
+    1.6 and 2.4 times this one's.
     """
 
     def __init__(self, arms: int, exploration: float = 0.5, step_size: float = 3.0) -> None:
