@@ -1,33 +1,43 @@
-"""AdaGrad and AdaGrad-Norm, written out."""
+"""AdaGrad: torch's own, its plain loop; AdaGrad-Norm: the paper's algorithm."""
 
-import math
 from collections.abc import Iterator
 
+import torch
+
 from references.problems import Problem, Weights
-from references.record import Hyperparameters, Reference, zeros
+from references.record import Hyperparameters, Reference, library
+
+BY_COORDINATE = library(
+    lambda groups, h: torch.optim.Adagrad(
+        groups, lr=h["learning_rate"], eps=h["epsilon"], foreach=False, fused=False
+    ),
+    decay=None,
+)
 
 
-def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
-    """G <- G + g^2, w <- w - lr g / (sqrt(G) + eps), by coordinate; or with |g|^2 of the whole
-    gradient in place of its coordinates' squares."""
+def by_norm(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
+    """Algorithm 1 of arXiv 1806.01811: b_{j+1}^2 = b_j^2 + |g_j|^2, x_{j+1} = x_j - eta g_j /
+    b_{j+1}, where g_j is the gradient of all weights together."""
     weights = problem.weights()
-    sums, whole = zeros(weights), 0.0
+    b_squared = 0.0
     for t in range(1, problem.steps + 1):
-        rate = h["learning_rate"] * problem.factor(t)
         gradients = problem.gradients(t, weights)
-        whole += math.fsum(float(g.square().sum()) for g in gradients.values())
-        for name, w in weights.items():
-            g = gradients[name]
-            sums[name] = sums[name] + g.square()
-            by_coordinate = h["by"] == "coordinate"
-            root = sums[name].sqrt() if by_coordinate else math.sqrt(whole)
-            weights[name] = w - rate * g / (root + h["epsilon"])
+        whole = torch.cat([gradient.flatten() for gradient in gradients.values()])
+        b_squared += float(whole @ whole)
+        eta = h["learning_rate"] * problem.factor(t)
+        divisor = b_squared**0.5 + h["epsilon"]
+        weights = {name: w - eta * gradients[name] / divisor for name, w in weights.items()}
         yield dict(weights)
 
 
+def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
+    return by_norm(problem, h) if h["by"] == "norm" else BY_COORDINATE(problem, h)
+
+
 REFERENCE = Reference(
-    source="Duchi et al. 2011, section 1.3 (diagonal); Ward et al. 2019, algorithm 1",
+    source=f"torch {torch.__version__.split('+')[0]} Adagrad(foreach=False, fused=False); "
+    "Ward, Wu, Bottou 2019 (arXiv 1806.01811), Algorithm 1",
     trajectory=trajectory,
-    differences="Neither paper divides by anything but the root; the small number added to it is "
-    "torch's. Ward et al. begin the sum above 0; here it begins at 0.",
+    differences="Ward et al. begin the sum of squares at some b_0^2 > 0 and divide by its root "
+    "alone; here it begins at 0 and epsilon is added to the root, as in torch's Adagrad.",
 )
