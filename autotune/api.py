@@ -23,6 +23,7 @@ from autotune.result import Result, StudyView
 from autotune.space import Configuration, Space
 from autotune.study import Driver, Interrupted, Listener
 from autotune.train.task import TaskError
+from autotune.train.torch_task import TorchTask
 
 Earlier = str | Path | StudyView | Result
 
@@ -282,7 +283,7 @@ def run(
                     build_search(header.context(), header.search, get),
                     executor,
                     execution,
-                    lambda configuration: bound_from(header.resolved, configuration),
+                    lambda configuration: bound_from(header.resolved, configuration, task),
                     header.limits,
                     [*([listener] if listener else []), *listeners],
                 ).run()
@@ -352,13 +353,17 @@ def _progress(log: Record, header: Header) -> AbstractContextManager[Listener]:
     return Progress(header.context(log.events()), header.name, header.unit)
 
 
-def bound_from(space: Space, configuration: Configuration) -> float | None:
+def bound_from(space: Space, configuration: Configuration, task: Any = None) -> float | None:
     """From which share of its horizon on a training configuration depends on it: the least of
-    what its schedule and its adapter declare."""
+    what its schedule and its adapter declare, which a `TorchTask` may find elsewhere than among
+    the installed plugins."""
+    own = isinstance(task, TorchTask)
     shares = []
     for key, value in configuration.items():
         kind = getattr(space.parameters[key], "kind", None)
-        if kind in ("schedule", "adapter"):
+        if own and key in ("schedule", "adapter") and isinstance(value, Mapping):
+            shares.append(task.plugin(key, value).bound_from())
+        elif kind in ("schedule", "adapter"):
             options = {name: option for name, option in value.items() if name != "name"}
             shares.append(get(kind, value["name"])(options).bound_from())  # type: ignore[attr-defined]
     return min((share for share in shares if share is not None), default=None)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,15 +28,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from autotune.plugins import Control, Optimizer, Plugin, Progress, Signals
+from autotune.plugins import Control, GradientNorms, Optimizer, Progress, Signals
 from autotune.plugins import Schedule as SchedulePlugin
 from autotune.plugins.discovery import OURS, Failure, load, records
 from autotune.space import Choice, Float, Integer, Space, SpaceError
+from autotune.train.batch_scaling import RULES
 
 sys.path.insert(0, str(Path(__file__).parent))
 from references.problems import PROBLEMS, Problem, Weights
-from references.record import Reference, Schedule
+from references.record import Reference, Scaling, Schedule
 
+STEPS = 50
 SMOKE_STEPS = 12
 
 
@@ -202,7 +205,7 @@ def compare_optimizer(plugin: type[Optimizer], reference: Reference, smoke: bool
             runs += 1
             if difference >= worst:
                 worst, where = difference, f"{problem.name}, {label}"
-    return _row(plugin, reference, worst, where, runs)
+    return _row(plugin.kind, plugin.name, reference, worst, where, runs)
 
 
 # --- schedules ----------------------------------------------------------------------------------
@@ -280,7 +283,42 @@ def compare_schedule(plugin: type[SchedulePlugin], reference: Schedule, smoke: b
             if difference >= worst:
                 step = gaps.index(max(gaps))
                 worst, where = difference, f"{run}, {label}, step {step}"
-    return _row(plugin, reference, worst, where, runs)
+    if reference.refined is not None:
+        for norm, width in itertools.product(("l1", "l2"), (1, 5, 25)):
+            difference = _refined_apart(plugin, reference.refined, norm, width)
+            runs += 1
+            if difference >= worst:
+                worst, where = difference, f"refined from {norm} norms, filter of {width} steps"
+    return _row(plugin.kind, plugin.name, reference, worst, where, runs)
+
+
+def _refined_apart(plugin: type[SchedulePlugin], refined: Any, norm: Any, width: int) -> float:
+    """The largest difference of factors in a run as long as the one whose norms are given."""
+    draws = torch.rand(2, STEPS, generator=torch.Generator().manual_seed(width)).double()
+    norms = GradientNorms([8 * step for step in range(STEPS)], 8 * STEPS, *draws.add(0.1).tolist())
+    schedule = plugin()
+    schedule.refine(norms, norm, width / STEPS)
+    theirs = refined(getattr(norms, norm), norm, width)
+    ours = [
+        schedule.control(Progress(8 * step, 8 * STEPS, 8 * STEPS, step, 8), Signals()).factor
+        for step in range(STEPS)
+    ]
+    return max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+
+
+# --- rates that are carried over ----------------------------------------------------------------
+
+SCALINGS = ("mup", *(rule for rule in RULES if rule != "none"))
+
+
+def compare_scaling(name: str, reference: Scaling, smoke: bool) -> Row:
+    worst, where, runs = 0.0, "", 0
+    for label, ours, theirs, start in reference.pairs(SMOKE_STEPS if smoke else STEPS):
+        difference = apart(ours, theirs, start)
+        runs += 1
+        if difference >= worst:
+            worst, where = difference, label
+    return _row("scaling", name, reference, worst, where, runs)
 
 
 # --- all kinds ----------------------------------------------------------------------------------
@@ -288,14 +326,16 @@ def compare_schedule(plugin: type[SchedulePlugin], reference: Schedule, smoke: b
 KINDS: Mapping[str, Callable[[Any, Any, bool], Row]] = {
     "optimizer": compare_optimizer,
     "schedule": compare_schedule,
+    "scaling": compare_scaling,
 }
-"""How a plugin of each kind is held against its reference, which lies in ``references/KINDs/``."""
+"""How a method of each kind is held against its reference, which lies in ``references/KINDs/``: a
+plugin, or the name of what the training loop has."""
 
 
-def _row(plugin: type[Plugin], reference: Any, worst: float, where: str, runs: int) -> Row:
+def _row(kind: str, name: str, reference: Any, worst: float, where: str, runs: int) -> Row:
     return Row(
-        kind=plugin.kind,
-        name=plugin.name,
+        kind=kind,
+        name=name,
         worst=worst,
         tolerance=reference.tolerance,
         runs=runs,
@@ -319,27 +359,34 @@ def failed(kind: str, name: str, problem: str) -> Row:
     return Row(kind, name, float("nan"), 0.0, 0, "-", "-", problem=problem)
 
 
-def compare(kind: str, record: Any, smoke: bool) -> Row:
-    """The row of one registered plugin."""
-    name = record.bare
-    plugin = load(record)
-    if isinstance(plugin, Failure):
-        return failed(kind, name, f"the plugin cannot be loaded: {plugin.cause}")
+def compare(kind: str, method: Any, smoke: bool) -> Row:
+    """The row of one registered plugin, or of what the training loop has."""
+    name = method if isinstance(method, str) else method.bare
+    found = method if isinstance(method, str) else load(method)
+    if isinstance(found, Failure):
+        return failed(kind, name, f"the plugin cannot be loaded: {found.cause}")
     reference = reference_of(kind, name)
     if reference is None:
         return failed(kind, name, f"no reference: references/{kind}s/{name}.py is missing")
     try:
-        return KINDS[kind](plugin, reference, smoke)
+        return KINDS[kind](found, reference, smoke)
     except Exception as error:  # one method that raises is one failing row
         return failed(kind, name, f"raised {type(error).__name__}: {error}")
 
 
+def methods(kind: str) -> dict[str, Any]:
+    """What is compared of a kind, by name: the bundled plugins, or names alone."""
+    if kind == "scaling":
+        return {name: name for name in SCALINGS}
+    return {record.bare: record for record in records(kind) if record.distribution == OURS}
+
+
 def rows(kinds: Sequence[str], names: Sequence[str], smoke: bool) -> Iterator[Row]:
-    """A row for each bundled plugin of `kinds`; only those named, if any are."""
+    """A row for each method of `kinds`; only those named, if any are."""
     for kind in kinds:
-        for record in records(kind):
-            if record.distribution == OURS and (not names or record.bare in names):
-                yield compare(kind, record, smoke)
+        for name, method in methods(kind).items():
+            if not names or name in names:
+                yield compare(kind, method, smoke)
 
 
 def show(row: Row) -> None:

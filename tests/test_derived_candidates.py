@@ -18,6 +18,7 @@ from autotune.cli import main
 from autotune.decide.final import best_run
 from autotune.execute.store import CheckpointStore
 from autotune.plugins.search import Decided, Frozen, Origin, Start
+from autotune.record import FOLDER
 from autotune.report import write_report
 from autotune.space import Float, Plugins, Space
 from autotune.study import Interrupted
@@ -164,6 +165,41 @@ def test_a_study_interrupted_within_a_derived_trial_goes_on_with_it(
     assert result.standings == whole.standings
     assert check_replay(result.view) > 10
     check_repeats(result.view)
+
+
+STUDY = """\
+name: derived
+task: task.py:task
+space:
+  optimizer: {plugins: optimizer, include: [sgd]}
+  schedule: {plugins: schedule, include: [constant]}
+  batch_size: 8
+  record_gradient_norms: true
+  unused: {type: float, low: 0.0, high: 1.0}
+objectives: [validation_loss]
+horizon: 5
+budget: {epochs: 45}
+search: {policy: asha, proposer: random}
+executor: {name: local, workers: 1}
+final: {candidates: 1, seeds: 2, share: 0.9, refine: 1}
+"""
+
+
+def test_a_study_file_says_the_same(
+    tmp_path: Path, whole: autotune.Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command line: the same candidates, cooled down and refined, and the same winner."""
+    source = Path(__file__).read_text()
+    begin, end = source.index("GENERATOR ="), source.index("def studied(")
+    body = source[begin:end].replace("def task()", "@autotune.task\ndef task()")
+    head = source[source.index("from typing import Any") : source.index("from autotune.cli")]
+    (tmp_path / "task.py").write_text(head + body)
+    (tmp_path / "derived.yaml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "derived.yaml", "--quiet"]) == 0
+    result = autotune.load(tmp_path / FOLDER / "derived").result
+    assert [start.origin for start in starts(result)] == [start.origin for start in starts(whole)]
+    assert result.standings == whole.standings
 
 
 def test_refinement_needs_norms_and_a_choice_of_schedule(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class ModelInfo:
         shifted: whether the task has a shifted stream to adapt to.
         head: name prefixes of freshly initialised parts that train under every adapter.
         forward_flops: floating-point operations of a forward pass, a sample; 0 where unknown.
+        rates_carry_over: whether learning rates are meant for another width of the model and are
+            to be carried over to its own (muP).
     """
 
     pretrained: bool
@@ -42,6 +44,7 @@ class ModelInfo:
     shifted: bool = True
     head: tuple[str, ...] = ()
     forward_flops: float = 0.0
+    rates_carry_over: bool = False
 
     def has(self, *layer_types: str) -> bool:
         """Whether the model contains a module of any of the named classes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,6 +29,8 @@ class TorchSchedule(Schedule):
             def bound_from(self) -> float | None:
                 return None
 
+    or, where it has no hyperparameters to search, is made of a function by `of`.
+
     The scheduler counts units: epochs, or steps of the first step's batch size. It is stepped
     whenever that many samples have been seen, so that a batch size that changes later moves
     nothing, and, if bound, not past the horizon. It drives an optimizer of its own with one
@@ -42,6 +44,35 @@ class TorchSchedule(Schedule):
     _unit: int = 0
     _horizon: int = 0
     _taken: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        make: Callable[[torch.optim.Optimizer, int], LRScheduler],
+        *,
+        per: Literal["step", "epoch"] = "step",
+        bound: bool = True,
+    ) -> type[TorchSchedule]:
+        """A plugin without hyperparameters around ``make(optimizer, horizon)``, such as
+        ``lambda optimizer, horizon: StepLR(optimizer, 30)``.
+
+        Args:
+            name: what configurations call it.
+            make: as `scheduler`.
+            per: what the scheduler counts.
+            bound: whether its rates depend on the horizon.
+        """
+
+        def scheduler(self: Any, optimizer: torch.optim.Optimizer, horizon: int) -> LRScheduler:
+            return make(optimizer, horizon)
+
+        def bound_from(self: Any) -> float | None:
+            return 0.0 if bound else None
+
+        body = {"name": name, "summary": f"{name}, a scheduler of torch's kind.", "reference": ""}
+        methods = {"per": per, "scheduler": scheduler, "bound_from": bound_from}
+        return type(name, (cls,), {**body, **methods})
 
     def scheduler(self, optimizer: torch.optim.Optimizer, horizon: int) -> LRScheduler:
         """The scheduler of `optimizer`, whose base rate is 1, for a run of `horizon` units.

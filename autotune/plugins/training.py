@@ -49,6 +49,21 @@ class Optimizer(Plugin):
 
     kind: ClassVar[str] = "optimizer"
     needs: ClassVar[frozenset[str]] = frozenset()
+    carries_over: ClassVar[bool] = True
+    """Whether the best rate goes with a model's width as is known of SGD and of Adam, whichever
+    `normalises` says: not where steps are of another size (whole tensors or the whole gradient
+    normalised, low-rank bases, curvature, sizes relative to the weights)."""
+
+    @classmethod
+    def supports(cls, model_info: ModelInfo) -> str | None:
+        """Rates that are meant for another width need a rule for how they go with it. To be asked
+        by overriding methods too."""
+        if model_info.rates_carry_over and not cls.carries_over:
+            return (
+                "reference_architecture carries rates over between widths, and how they go with "
+                "width is known for SGD, Adam and their kin, not for it"
+            )
+        return None
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """The optimizer over the trainable parameters, each with its dotted name."""
@@ -57,8 +72,8 @@ class Optimizer(Plugin):
     def normalises(self) -> Literal["nothing", "elements", "tensors"]:
         """What of the gradient's size a step does away with: that of each element, as Adam and
         its kin; of each tensor as a whole (Muon, LARS); or nothing, in descent along the gradient
-        (SGD). What is known of learning rates, such as how they go with a model's width, differs
-        between them."""
+        (SGD). What is known of learning rates, such as how they go with a model's width (see
+        `carries_over`), differs between them."""
         return "elements"
 
     def step_cost(self, parameter_shapes: Mapping[str, tuple[int, ...]]) -> StepCost:

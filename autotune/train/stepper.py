@@ -156,10 +156,11 @@ class Stepper:
     def _transfer(self, growths: Mapping[str, Growth]) -> None:
         """Scale the rates to the model's width."""
         optimizer = self.parts.optimizer
-        if (normalised := optimizer.normalises()) == "tensors":
+        normalised = optimizer.normalises()
+        if not optimizer.carries_over or normalised == "tensors":
             raise TaskError(
                 f"reference_architecture: how rates go with width is known for SGD, Adam and "
-                f"their kin, but the optimizer {optimizer.name!r} normalises whole tensors"
+                f"their kin, not for the optimizer {optimizer.name!r}"
             )
         factors = {p: growths[name].rate_factor(normalised) for name, p in self._parameters}
         scale_rates(self.optimizer, factors)
@@ -550,6 +551,8 @@ class Stepper:
         optimizer, schedule = self.parts.optimizer, self.parts.schedule
         if "closure" in optimizer.needs:
             culprit = f"the optimizer {optimizer.name!r} evaluates the loss again"
+        elif "second_order" in optimizer.needs:
+            culprit = f"the optimizer {optimizer.name!r} differentiates twice"
         elif "per_sample_gradients" in optimizer.needs:
             culprit = f"the optimizer {optimizer.name!r} looks at the gradient of each sample"
         elif schedule and "per_sample_gradients" in schedule.needs:

@@ -26,7 +26,7 @@ from autotune.train.stepper import Parts, Stepper
 from autotune.train.task import NotFinite, Part, Run, RunContext, TaskError
 from autotune.train.team import Team
 from autotune.train.tensors import Spread, call, to_device
-from autotune.train.width_transfer import Growth, growth, shrink_outputs
+from autotune.train.width_transfer import Growth, growth, scale_weights
 
 if TYPE_CHECKING:
     from autotune.train.torch_task import TorchTask
@@ -224,7 +224,7 @@ class TorchRun(Run):
         if configuration.get("reference_architecture") is not None:
             with isolated(self._seed("reference"), self._device):
                 self._growths = growth(model, task.reference(configuration))
-            shrink_outputs(model, self._growths)
+            scale_weights(model, self._growths)
         if not model.training:  # as loaded from a hub; parts in eval mode stay so
             model.train()
         self._adapter: Adapter | None = None

@@ -30,6 +30,7 @@ from autotune.train.pretrained import (
 from autotune.train.task import RunContext, Task, TaskError
 from autotune.train.tensors import call, tensors_of
 from autotune.train.torch_run import TorchRun
+from autotune.train.width_transfer import growth
 
 ModelFactory = Callable[[Mapping[str, Any]], nn.Module]
 DataFactory = Callable[[Configuration], Data]
@@ -86,7 +87,8 @@ class TorchTask(Task):
         latency_batch_size: samples in the prediction that is timed; by default
             `Data.stream_batch_size`.
         get_plugin: ``get_plugin(kind, name)`` finds a plugin's class; by default among the
-            installed ones.
+            installed ones. One of your own can so be used without a package to install: the
+            space names it as an option of a plain `Choice`.
     """
 
     def __init__(
@@ -164,6 +166,9 @@ class TorchTask(Task):
             # A copy of few samples suffices to see what comes out.
             inputs, targets = next(batches(data, data.validation, 2))
             outputs = _look(module, inputs)
+            transfers = configuration.get("reference_architecture") is not None
+            if transfers:
+                growth(module, self.reference(configuration))
             flops = _forward_flops(module, inputs) / min(2, len(tensors_of(targets)[0]))
         return ModelInfo(
             pretrained=self.pretrained is not None,
@@ -179,6 +184,7 @@ class TorchTask(Task):
             shifted=bool(data.shifted),
             head=self.head,
             forward_flops=flops,
+            rates_carry_over=transfers,
         )
 
     def fingerprint(self) -> str:

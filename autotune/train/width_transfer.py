@@ -25,17 +25,30 @@ from torch import nn
 from autotune.train.task import TaskError
 
 Normalised = Literal["nothing", "elements", "tensors"]
-LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention, nn.RNNBase)
+LAYERS = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.modules.conv._ConvNd,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+)
 """Modules whose weights are matrices of outputs by inputs. A parameter elsewhere is taken for one
 only if both its sides grow."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How many times as many inputs and outputs a parameter's layer has as in the reference."""
+    """How many times as many inputs and outputs a parameter's layer has as in the reference.
+
+    Args:
+        inputs, outputs: of one output, and of the layer.
+        begun: of that number by whose root torch divides the spread of the layer's initial
+            weights, which is not everywhere that of its inputs.
+    """
 
     inputs: float = 1.0
     outputs: float = 1.0
+    begun: float = 1.0
 
     def rate_factor(self, normalised: Normalised) -> float:
         """What the rate of the parameter is multiplied by (table 3).
@@ -49,8 +62,9 @@ class Growth:
     @property
     def weight_factor(self) -> float:
         """What initial weights are multiplied by: those of an output layer, whose inputs alone
-        grow, begin with a spread of 1 / inputs in place of 1 / sqrt(inputs)."""
-        return self.inputs**-0.5 if self.outputs == 1.0 else 1.0
+        grow, begin with a spread of 1 / inputs, all others with one of 1 / sqrt(inputs)."""
+        spread = self.inputs ** (-1.0 if self.outputs == 1.0 else -0.5)
+        return spread * self.begun**0.5
 
 
 def growth(model: nn.Module, reference: nn.Module) -> dict[str, Growth]:
@@ -60,7 +74,8 @@ def growth(model: nn.Module, reference: nn.Module) -> dict[str, Growth]:
         TaskError: the two models do not have the same parameters, or one whose shape differs
             otherwise than in its inputs and outputs.
     """
-    layers = [f"{name}." for name, module in model.named_modules() if isinstance(module, LAYERS)]
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    narrow = dict(reference.named_modules())
     shapes = {name: parameter.shape for name, parameter in reference.named_parameters()}
     found = {}
     for name, parameter in model.named_parameters():
@@ -68,24 +83,45 @@ def growth(model: nn.Module, reference: nn.Module) -> dict[str, Growth]:
         if before is None or len(shape) != len(before):
             raise _unlike(name, before, shape)
         ratios = [now / then for now, then in zip(shape, before, strict=True)]
-        grown = [ratio for ratio in ratios if ratio != 1.0]
-        weighs = any(name.startswith(layer) and "weight" in name for layer in layers)
-        if len(grown) <= 1 and not weighs:
-            # A bias, or a table, class token or position embedding, whose entries are looked up
-            # or added: as many inputs as are looked up, one.
-            found[name] = Growth(1.0, *grown)
-        elif shape[2:] == before[2:]:
-            outputs, inputs = (*ratios[:2], 1.0)[:2]
-            found[name] = Growth(inputs, outputs)
-        else:
+        place, _, own = name.rpartition(".")
+        while place and place not in layers:  # in a layer, or in a part of one
+            place = place.rpartition(".")[0]
+        layer = layers.get(place)
+        if layer is None or "weight" not in own:
+            grown = [ratio for ratio in ratios if ratio != 1.0]
+            if len(grown) <= 1:
+                # A bias, or a table, class token or position embedding, whose entries are looked
+                # up or added: as many inputs as are looked up, one.
+                found[name] = Growth(1.0, *grown)
+                continue
+        if shape[2:] != before[2:] and not isinstance(layer, nn.Bilinear):
             raise _unlike(name, before, shape)
+        found[name] = _of_weight(layer, narrow.get(place), ratios)
     if shapes:
         raise _unlike(next(iter(shapes)), next(iter(shapes.values())), None)
     return found
 
 
-def shrink_outputs(model: nn.Module, growths: Mapping[str, Growth]) -> None:
-    """Begin output layers as they are begun in the parametrisation."""
+def _of_weight(layer: nn.Module | None, narrow: nn.Module | None, ratios: list[float]) -> Growth:
+    """The growth of a weight whose sides have grown by `ratios`; `narrow` is the reference's
+    layer."""
+    outputs, inputs = (*ratios, 1.0, 1.0)[:2]
+    if isinstance(layer, nn.Bilinear):
+        return Growth(inputs * ratios[2], outputs, inputs)
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        # Of shape (inputs, outputs of a group, ...), and begun by the latter.
+        assert isinstance(narrow, nn.modules.conv._ConvTransposeNd)
+        groups = layer.groups / narrow.groups
+        return Growth(outputs / groups, inputs * groups, inputs)
+    if isinstance(layer, nn.RNNBase):
+        assert isinstance(narrow, nn.RNNBase)
+        return Growth(inputs, outputs, layer.hidden_size / narrow.hidden_size)
+    return Growth(inputs, outputs, inputs)
+
+
+def scale_weights(model: nn.Module, growths: Mapping[str, Growth]) -> None:
+    """Begin weights as they are begun in the parametrisation: of layers that torch begins by
+    their inputs, which most are, output layers alone change."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:

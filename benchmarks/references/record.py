@@ -54,12 +54,37 @@ class Schedule:
     Args:
         source, differences, settings, tolerance, reason, skipped: as of `Reference`.
         controls: what the schedule commands at each of a run's progresses, given its signals.
+        refined: the factors that gradient norms suggest, of a schedule that can be refined: of
+            the norms at each step, which norm, and the filter's width in steps, an odd number.
     """
 
     source: str
     controls: Callable[[Hyperparameters, Sequence[Progress], Sequence[Signals]], list[Control]]
     differences: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tolerance: float = SAME_FORMULA
+    reason: str = ""
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    refined: Callable[[Sequence[float], str, int], Sequence[float]] | None = None
+
+
+Pairs = Callable[[int], Iterator[tuple[str, list[Weights], list[Weights], Weights]]]
+"""For so many steps, runs: what each is, the weights of the training loop and of the reference
+before the first step and after each, and the weights that distances are measured from."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The reference of a way to carry rates over, which the training loop has.
+
+    Args:
+        source, differences, tolerance, reason, skipped: as of `Reference`.
+        pairs: trains both.
+    """
+
+    source: str
+    pairs: Pairs
+    differences: str = ""
     tolerance: float = SAME_FORMULA
     reason: str = ""
     skipped: Mapping[str, str] = field(default_factory=dict)

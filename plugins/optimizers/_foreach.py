@@ -76,7 +76,24 @@ class Lists:
     owners: Sequence[int] = ()
 
 
-class ListOptimizer(torch.optim.Optimizer):
+class TypedStateOptimizer(torch.optim.Optimizer):
+    """A torch optimizer whose state keeps its types through ``load_state_dict``: torch casts
+    it to the parameter's, which destroys integers, and float32 beside half precision."""
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from ``state_dict``, bit for bit."""
+        super().load_state_dict(state_dict)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
+        for key, parameter in zip(keys, parameters, strict=True):
+            state = self.state[parameter] if key in state_dict["state"] else {}
+            for name, saved in state_dict["state"].get(key, {}).items():
+                if isinstance(saved, Tensor) and saved.dtype != state[name].dtype:
+                    state[name] = saved.to(state[name].device, copy=True)
+
+
+class ListOptimizer(TypedStateOptimizer):
     """An optimizer whose rule is written over lists of tensors.
 
     State of a parameter: a count of its steps, and the tensors named in `buffers`, of its shape

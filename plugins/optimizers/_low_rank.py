@@ -51,6 +51,20 @@ def project_back(coordinates: Tensor, basis: Tensor, shape: torch.Size) -> Tenso
     return basis @ coordinates if on_left(shape) else coordinates @ basis.mT
 
 
+def add_projected_back_(matrix: Tensor, coordinates: Tensor, basis: Tensor, size: float) -> None:
+    """``matrix += size *`` the matrix that has these coordinates, in place."""
+    left, right = (basis, coordinates) if on_left(matrix.shape) else (coordinates, basis.mT)
+    matrix.addmm_(left, right, alpha=size)
+
+
+def step_back(parameter: Tensor, coordinates: Tensor, basis: Tensor, size: float) -> None:
+    """`add_projected_back_` to a parameter; in half precision rounded once, from float32."""
+    if parameter.dtype == coordinates.dtype:
+        add_projected_back_(parameter, coordinates, basis, size)
+    else:
+        parameter.add_(project_back(coordinates, basis, parameter.shape), alpha=size)
+
+
 def refreshed_basis(group: dict[str, Any], state: dict[str, Any], gradient: Tensor) -> Tensor:
     """The state's ``basis``, renewed from the gradient at steps 0, ``gap``, ``2 * gap``, ..."""
     state.setdefault("step", step_count())

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ._foreach import gradients, parameters_with_gradients
+from ._foreach import TypedStateOptimizer, gradients, parameters_with_gradients
 
 
 def wide(tensor: Tensor) -> Tensor:
@@ -20,23 +20,6 @@ def wide(tensor: Tensor) -> Tensor:
 def wide_gradients(parameters: list[Tensor]) -> list[Tensor]:
     """The gradients, in that type, of parameters that are known to have one."""
     return [wide(gradient) for gradient in gradients(parameters)]
-
-
-class TypedStateOptimizer(torch.optim.Optimizer):
-    """A torch optimizer whose state keeps its types through ``load_state_dict``: torch casts
-    it to the parameter's, which destroys integers, and float32 beside half precision."""
-
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from ``state_dict``, bit for bit."""
-        super().load_state_dict(state_dict)
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
-        for key, parameter in zip(keys, parameters, strict=True):
-            state = self.state[parameter] if key in state_dict["state"] else {}
-            for name, saved in state_dict["state"].get(key, {}).items():
-                if isinstance(saved, Tensor) and saved.dtype != state[name].dtype:
-                    state[name] = saved.to(state[name].device, copy=True)
 
 
 class MatrixOptimizer(TypedStateOptimizer):

@@ -11,6 +11,7 @@ from torch import nn
 from autotune.plugins import Optimizer
 from autotune.space import Float, Ordinal, Prior, Space
 
+from ._adam import decay, divisors, update_squares
 from ._foreach import ListOptimizer, Lists
 from ._groups import parameter_groups
 
@@ -49,18 +50,14 @@ class AdaBeliefOptimizer(ListOptimizer):
         group, weights, grads = lists.group, lists.weights, lists.grads
         means, variances = lists.state["mean"], lists.state["variance"]
         beta1, beta2 = group["betas"]
-        if group["weight_decay"] != 0:
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_lerp_(means, grads, 1 - beta1)
         deviations = torch._foreach_sub(grads, means)
-        torch._foreach_mul_(variances, beta2)
-        torch._foreach_addcmul_(variances, deviations, deviations, value=1 - beta2)
+        update_squares(variances, deviations, beta2)
         torch._foreach_add_(variances, group["eps"])
-        divisors = torch._foreach_sqrt(variances)
-        torch._foreach_div_(divisors, (1 - beta2**lists.step) ** 0.5)
-        torch._foreach_add_(divisors, group["eps"])
+        roots = divisors(variances, 1 - beta2**lists.step, group["eps"])
+        decay(lists)
         size = -group["lr"] / (1 - beta1**lists.step)
-        torch._foreach_addcdiv_(weights, means, divisors, size)
+        torch._foreach_addcdiv_(weights, means, roots, size)
 
 
 class AdaBelief(Optimizer):

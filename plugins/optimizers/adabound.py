@@ -98,6 +98,7 @@ class AdaBound(Optimizer):
         "Luo, Xiong, Liu, Sun: Adaptive Gradient Methods with Dynamic Bound of Learning Rate, "
         "ICLR 2019, arXiv 1902.09843; code: github.com/Luolc/AdaBound"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

@@ -138,6 +138,7 @@ class Adafactor(Optimizer):
         "Shazeer, Stern: Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, ICML "
         "2018, arXiv 1804.04235; code: torch.optim.Adafactor"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

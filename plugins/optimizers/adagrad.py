@@ -1,17 +1,17 @@
-"""AdaGrad: steps shrink with all gradients that there have been; by coordinate, or as a whole."""
+"""AdaGrad: each weight's steps shrink with all its gradients that there have been."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autotune.plugins import Optimizer
-from autotune.space import Categorical, Prior, Space
+from autotune.space import Space
 
-from ._foreach import LOW_PRECISION, ListOptimizer, Lists, Tensors, in_full_precision
+from ._foreach import ListOptimizer, Lists, can_fuse
 from ._groups import parameter_groups
 from ._spaces import epsilon, learning_rate
 
@@ -34,90 +34,48 @@ class AdaGradOptimizer(ListOptimizer):
 
     def update(self, lists: Lists) -> None:
         """See the class."""
-        sums = lists.state["sum"]
+        sums, rate, eps = lists.state["sum"], float(lists.group["lr"]), lists.group["eps"]
+        if can_fuse(lists):
+            torch._fused_adagrad_(
+                lists.weights,
+                list(lists.grads),
+                sums,
+                [torch.tensor(float(lists.step))] * len(sums),
+                lr=rate,
+                lr_decay=0.0,
+                weight_decay=0.0,
+                eps=eps,
+                maximize=False,
+            )
+            return
         torch._foreach_addcmul_(sums, lists.grads, lists.grads)
         roots = torch._foreach_sqrt(sums)
-        torch._foreach_add_(roots, lists.group["eps"])
-        torch._foreach_addcdiv_(lists.weights, lists.grads, roots, -float(lists.group["lr"]))
-
-
-class AdaGradNormOptimizer(ListOptimizer):
-    """``b^2 += |g|^2`` with ``g`` the gradient of all parameters together, and ``w -= lr * g /
-    (b + eps)`` (Ward, Wu, Bottou, algorithm 1; ``b`` begins at 0, and `eps` is as in AdaGrad).
-
-    Args:
-        parameters: parameters or groups of them.
-        lr: learning rate.
-        eps: added to the divisor.
-    """
-
-    title = "AdaGrad-Norm"
-    apart = ("step", "sum")
-
-    def __init__(self, parameters: Iterable[Any], lr: float, eps: float = 1e-10) -> None:
-        super().__init__(parameters, {"lr": lr, "eps": eps})
-
-    def new_state(self, parameter: Tensor) -> dict[str, Tensor]:
-        """The sum of squared norms so far, the same number with every parameter."""
-        return {"sum": torch.zeros((), dtype=torch.float64)}
-
-    def take_step(self, everything: list[Lists]) -> None:
-        """One step over all parameters that have a gradient."""
-        norms = [norm for lists in everything for norm in torch._foreach_norm(_wide(lists.grads))]
-        square = sum(norm.item() ** 2 for norm in norms)
-        # The largest, since a parameter that had no gradient before begins at zero; written to
-        # all, so that those without a gradient now miss nothing.
-        sums = [state["sum"] for state in self.state.values() if "sum" in state]
-        total = max((one.item() for one in sums), default=0.0) + square
-        for one in sums:
-            one.fill_(total)
-        for lists in everything:
-            rate = float(lists.group["lr"]) / (total**0.5 + lists.group["eps"])
-            for part in in_full_precision(lists):
-                torch._foreach_add_(part.weights, part.grads, alpha=-rate)
-
-
-def _wide(grads: Tensors) -> Tensors:
-    """Gradients whose norms do not overflow: those of half precision as float32."""
-    return [grad.float() for grad in grads] if grads[0].dtype in LOW_PRECISION else grads
+        torch._foreach_add_(roots, eps)
+        torch._foreach_addcdiv_(lists.weights, lists.grads, roots, -rate)
 
 
 class AdaGrad(Optimizer):
-    """The oldest adaptive rule, whose rate falls as gradients add up.
+    """The oldest adaptive rule, whose rates fall as gradients add up.
 
-    By ``coordinate``, or by ``norm`` (AdaGrad-Norm): one rate for all parameters. With the
-    schedule ``norm_test`` they are AdAdaGrad and AdAdaGradNorm, whose batches grow.
+    With the schedule ``norm_test`` and its test ``coordinate_wise`` it is AdAdaGrad, whose
+    batches grow.
     """
 
     name: ClassVar[str] = "adagrad"
-    summary: ClassVar[str] = "Rates that fall with the sum of squared gradients; AdaGrad-Norm too."
+    summary: ClassVar[str] = "Rates that fall with the sum of each weight's squared gradients."
     reference: ClassVar[str] = (
         "Duchi, Hazan, Singer: Adaptive Subgradient Methods for Online Learning and Stochastic "
-        "Optimization, JMLR 2011; Ward, Wu, Bottou: AdaGrad Stepsizes: Sharp Convergence Over "
-        "Nonconvex Landscapes, ICML 2019, arXiv 1806.01811; code: torch.optim.Adagrad"
+        "Optimization, JMLR 2011; code: torch.optim.Adagrad"
     )
 
     @classmethod
     def space(cls) -> Space:
-        """Learning rate, what it adapts to, epsilon."""
-        return Space(
-            {
-                "learning_rate": learning_rate(1e-2, 1e-4, 1.0),
-                "by": Categorical(
-                    ("coordinate", "norm"), default="coordinate", prior=Prior("coordinate", "low")
-                ),
-                "epsilon": epsilon(1e-10),
-            }
-        )
-
-    def normalises(self) -> Literal["nothing", "elements", "tensors"]:
-        """Each element, or by norm the gradient as a whole."""
-        return "elements" if self.configuration["by"] == "coordinate" else "tensors"
+        """Learning rate, epsilon."""
+        return Space({"learning_rate": learning_rate(1e-2, 1e-4, 1.0), "epsilon": epsilon(1e-10)})
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-        """An `AdaGradOptimizer` or an `AdaGradNormOptimizer`, without weight decay."""
-        by_coordinate = self.configuration["by"] == "coordinate"
-        return (AdaGradOptimizer if by_coordinate else AdaGradNormOptimizer)(
+        """An `AdaGradOptimizer`, without weight decay."""
+        return AdaGradOptimizer(
             parameter_groups(named_parameters, weight_decay=0.0),
             self.configuration["learning_rate"],
             self.configuration["epsilon"],

@@ -11,7 +11,7 @@ from torch import nn
 from autotune.plugins import Optimizer
 from autotune.space import Ordinal, Prior, Space
 
-from ._adam import MOMENTS, decay, divisors, update_moments
+from ._adam import MOMENTS, decay, update_moments
 from ._foreach import ListOptimizer, Lists
 from ._groups import parameter_groups
 from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
@@ -49,13 +49,16 @@ class AdaModOptimizer(ListOptimizer):
         """See the class."""
         group, step, means = lists.group, lists.step, lists.state["rate"]
         beta1, beta2, beta3 = group["betas"]
-        decay(lists)
         update_moments(lists)
-        rates = divisors(lists.state["square"], 1 - beta2**step, group["eps"])
+        # lr / (sqrt(v_hat) + eps)
+        of_root = (1 - beta2**step) ** 0.5
+        rates = torch._foreach_sqrt(lists.state["square"])
+        torch._foreach_add_(rates, group["eps"] * of_root)
         torch._foreach_reciprocal_(rates)
-        torch._foreach_mul_(rates, group["lr"])
+        torch._foreach_mul_(rates, group["lr"] * of_root)
         torch._foreach_lerp_(means, rates, 1 - beta3)
         torch._foreach_minimum_(rates, means)
+        decay(lists)
         size = -1 / (1 - beta1**step)
         torch._foreach_addcmul_(lists.weights, rates, lists.state["mean"], value=size)
 

@@ -65,18 +65,17 @@ class AdanOptimizer(ListOptimizer):
         group, step, state = lists.group, lists.step, lists.state
         beta1, beta2, beta3 = group["betas"]
         torch._foreach_lerp_(state["mean"], lists.grads, 1 - beta1)
-        back = state["previous_gradient"]
-        torch._foreach_sub_(back, lists.grads)  # -d, in memory that is there
-        torch._foreach_mul_(state["difference"], beta2)
-        torch._foreach_add_(state["difference"], back, alpha=beta2 - 1)
-        ahead = torch._foreach_add(lists.grads, back, alpha=-beta2)
-        torch._foreach_copy_(back, lists.grads)
+        changes = torch._foreach_sub(lists.grads, state["previous_gradient"])
+        torch._foreach_lerp_(state["difference"], changes, 1 - beta2)
+        ahead = torch._foreach_add(lists.grads, changes, alpha=beta2)
+        torch._foreach_copy_(state["previous_gradient"], lists.grads)
+        # The numerator, divided by the sum of both its weights.
+        of_mean, of_difference = 1 / (1 - beta1**step), beta2 / (1 - beta2**step)
+        size = of_mean + of_difference
+        before = torch._foreach_lerp(state["mean"], state["difference"], of_difference / size)
         # Adam's kernel does the rest in one pass: `before` is what becomes the numerator once
         # it has averaged `ahead` into it.
-        before = torch._foreach_mul(state["mean"], 1 / (1 - beta1**step) / KEPT)
-        of_difference = beta2 / (1 - beta2**step) / KEPT
-        torch._foreach_add_(before, state["difference"], alpha=of_difference)
-        torch._foreach_add_(before, ahead, alpha=(KEPT - 1) / KEPT)
+        torch._foreach_lerp_(before, ahead, (KEPT - 1) / KEPT)
         adam = replace(
             lists,
             group={**group, "betas": (KEPT, beta3)},
@@ -84,7 +83,7 @@ class AdanOptimizer(ListOptimizer):
             state={"mean": list(before), "square": state["square"]},
         )
         shrink = 1 / (1 + group["lr"] * group["weight_decay"])
-        rate = group["lr"] * shrink * (1 - KEPT**step)
+        rate = group["lr"] * shrink * size * (1 - KEPT**step)
         adamw_step(adam, rate, (1 - shrink) / rate if rate else 0.0)
 
 

@@ -127,6 +127,7 @@ class COSMOS(Optimizer):
         "Liu et al.: COSMOS: A Hybrid Adaptive Optimizer for Memory-Efficient Training of LLMs, "
         "2025, arXiv 2502.17410; code: github.com/lliu606/COSMOS"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:
@@ -152,7 +153,7 @@ class COSMOS(Optimizer):
     @classmethod
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
-        return no_matrices(model_info)
+        return super().supports(model_info) or no_matrices(model_info)
 
     def normalises(self) -> Literal["nothing", "elements", "tensors"]:
         """Each tensor's step as a whole."""

@@ -14,11 +14,11 @@ from autotune.space import Float, Prior, Space
 from ._cost import Shapes, low_rank
 from ._groups import matrix_groups, no_matrices
 from ._low_rank import (
+    add_projected_back_,
     low_rank_defaults,
     low_rank_space,
     on_left,
     project,
-    project_back,
     refreshed_basis,
 )
 from ._matrix import MatrixOptimizer, adam_updates, add_, decay_
@@ -56,10 +56,13 @@ class FiraOptimizer(MatrixOptimizer):
         for gradient, low, direction, basis, state in zip(
             gradients, projected, directions, bases, states, strict=True
         ):
-            outside = gradient - project_back(low, basis, gradient.shape)
-            outside = _limited(outside * _ratios(direction, low, gradient), group["limit"], state)
-            inside = project_back(direction, basis, gradient.shape)
-            updates.append(outside.add_(inside, alpha=group["scale"]))
+            ratios = _ratios(direction, low, gradient)
+            # A column's factor may as well be applied to its coordinates.
+            update = gradient * ratios
+            add_projected_back_(update, low * ratios, basis, -1.0)
+            update.mul_(_limit(update, group["limit"], state))
+            add_projected_back_(update, direction, basis, group["scale"])
+            updates.append(update)
         decay_(group, parameters)
         add_(parameters, updates, -group["lr"])
 
@@ -70,15 +73,15 @@ def _ratios(direction: Tensor, low: Tensor, gradient: Tensor) -> Tensor:
     return direction.norm(dim=along, keepdim=True) / (low.norm(dim=along, keepdim=True) + _TINY)
 
 
-def _limited(outside: Tensor, limit: float, state: dict[str, Any]) -> Tensor:
-    """The norm-growth limiter; keeps the norm that it lets through."""
+def _limit(outside: Tensor, limit: float, state: dict[str, Any]) -> Tensor:
+    """What the norm-growth limiter multiplies by; keeps the norm that it lets through."""
     norm = outside.norm()
+    factor = torch.ones_like(norm)
     if "outside_norm" in state:
         growth = norm / (state["outside_norm"] + _TINY)
-        shrink = growth.clamp(min=limit) / limit
-        outside, norm = outside / shrink, norm / shrink
-    state["outside_norm"] = norm
-    return outside
+        factor = limit / growth.clamp(min=limit)
+    state["outside_norm"] = norm * factor
+    return factor
 
 
 class Fira(Optimizer):
@@ -98,6 +101,7 @@ class Fira(Optimizer):
         "Chen et al.: Fira: Can We Achieve Full-rank Training of LLMs Under Low-rank "
         "Constraint?, NeurIPS 2025, arXiv 2410.01623; code: github.com/xichen-fy/Fira"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:
@@ -108,7 +112,7 @@ class Fira(Optimizer):
     @classmethod
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
-        return no_matrices(model_info)
+        return super().supports(model_info) or no_matrices(model_info)
 
     def step_cost(self, parameter_shapes: Shapes) -> StepCost:
         """GaLore's, and the gradient's way back out of the subspace."""

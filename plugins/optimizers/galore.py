@@ -17,10 +17,10 @@ from ._low_rank import (
     low_rank_defaults,
     low_rank_space,
     project,
-    project_back,
     refreshed_basis,
+    step_back,
 )
-from ._matrix import MatrixOptimizer, adam_updates, add_, decay_
+from ._matrix import MatrixOptimizer, adam_updates, decay_
 
 
 class GaLoreOptimizer(MatrixOptimizer):
@@ -47,12 +47,9 @@ class GaLoreOptimizer(MatrixOptimizer):
         ]
         projected = [project(g, basis) for g, basis in zip(gradients, bases, strict=True)]
         directions = adam_updates(group, projected, states)
-        updates = [
-            project_back(direction, basis, parameter.shape)
-            for direction, basis, parameter in zip(directions, bases, parameters, strict=True)
-        ]
         decay_(group, parameters)
-        add_(parameters, updates, -group["lr"] * group["scale"])
+        for parameter, direction, basis in zip(parameters, directions, bases, strict=True):
+            step_back(parameter, direction, basis, -group["lr"] * group["scale"])
 
 
 class GaLore(Optimizer):
@@ -72,6 +69,7 @@ class GaLore(Optimizer):
         "Zhao et al.: GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection, "
         "ICML 2024, arXiv 2403.03507; code: github.com/jiaweizzhao/GaLore"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:
@@ -81,7 +79,7 @@ class GaLore(Optimizer):
     @classmethod
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
-        return no_matrices(model_info)
+        return super().supports(model_info) or no_matrices(model_info)
 
     def step_cost(self, parameter_shapes: Shapes) -> StepCost:
         """The low-rank products and decompositions."""

@@ -113,6 +113,7 @@ class GradNormLoRP(Optimizer):
         "Training, AAAI 2025, arXiv 2412.19616; code: github.com/Jhhuangkay/"
         "Gradient-Weight-normalized-Low-rank-Projection-for-Efficient-LLM-Training"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:
@@ -122,7 +123,7 @@ class GradNormLoRP(Optimizer):
     @classmethod
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
-        return no_matrices(model_info)
+        return super().supports(model_info) or no_matrices(model_info)
 
     def step_cost(self, parameter_shapes: Shapes) -> StepCost:
         """GaLore's, of the direction's gradient."""

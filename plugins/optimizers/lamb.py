@@ -84,6 +84,7 @@ class LAMB(Optimizer):
         "You et al.: Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, "
         "ICLR 2020, arXiv 1904.00962; code: github.com/tensorflow/addons"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

@@ -87,6 +87,7 @@ class LARS(Optimizer):
     reference: ClassVar[str] = (
         "You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, arXiv 1708.03888"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

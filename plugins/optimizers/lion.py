@@ -44,12 +44,12 @@ class LionOptimizer(ListOptimizer):
         """See the class."""
         group, weights, momenta = lists.group, lists.weights, lists.state["momentum"]
         beta1, beta2 = group["betas"]
+        updates = torch._foreach_lerp(momenta, lists.grads, 1 - beta1)
+        torch._foreach_lerp_(momenta, lists.grads, 1 - beta2)
+        torch._foreach_sign_(updates)
         if group["weight_decay"] != 0:
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        updates = torch._foreach_lerp(momenta, lists.grads, 1 - beta1)
-        torch._foreach_sign_(updates)
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
-        torch._foreach_lerp_(momenta, lists.grads, 1 - beta2)
 
 
 class Lion(Optimizer):

@@ -14,7 +14,7 @@ from autotune.space import Categorical, Ordinal, Prior, Space
 from . import _spaces
 from ._cost import Shapes, orthogonalised, sides
 from ._groups import matrix_groups, no_matrices
-from ._matrix import MatrixOptimizer, add_, decay_
+from ._matrix import MatrixOptimizer, decay_
 from ._orthogonal import newton_schulz
 
 
@@ -39,18 +39,12 @@ class MuonOptimizer(MatrixOptimizer):
                 state["momentum"] = torch.zeros_like(gradient)
         buffers = [state["momentum"] for state in states]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        directions = (
-            list(torch._foreach_lerp(gradients, buffers, momentum))
-            if group["nesterov"]
-            else buffers
-        )
-        updates = []
-        for direction in directions:
+        decay_(group, parameters)
+        for parameter, gradient, buffer in zip(parameters, gradients, buffers, strict=True):
+            direction = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
             rows = direction.flatten(1)
             size = 0.2 * max(rows.shape) ** 0.5
-            updates.append(newton_schulz(rows).mul_(size).view_as(direction))
-        decay_(group, parameters)
-        add_(parameters, updates, -group["lr"])
+            parameter.add_(newton_schulz(rows).view_as(direction), alpha=-group["lr"] * size)
 
 
 class Muon(Optimizer):
@@ -72,6 +66,7 @@ class Muon(Optimizer):
         "kellerjordan.github.io/posts/muon; Liu et al.: Muon is Scalable for LLM Training, "
         "2025, arXiv 2502.16982; code: github.com/KellerJordan/Muon, torch.optim.Muon"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:
@@ -93,7 +88,7 @@ class Muon(Optimizer):
     @classmethod
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix or convolution kernel."""
-        return no_matrices(model_info, kernels=True)
+        return super().supports(model_info) or no_matrices(model_info, kernels=True)
 
     def normalises(self) -> Literal["nothing", "elements", "tensors"]:
         """Each tensor's step as a whole."""

@@ -70,9 +70,9 @@ class NAdamOptimizer(ListOptimizer):
         group, step, weights = lists.group, lists.step, lists.weights
         now, then = _momentum(group, step), _momentum(group, step + 1)
         product = lists.scalars["product"]
-        decay(lists)
         update_moments(lists)
         roots = divisors(lists.state["square"], 1 - group["betas"][1] ** step, group["eps"])
+        decay(lists)
         of_gradient = -group["lr"] * (1 - now) / (1 - product)
         of_mean = -group["lr"] * then / (1 - product * then)
         torch._foreach_addcdiv_(weights, lists.grads, roots, of_gradient)

@@ -89,6 +89,7 @@ class NaturalGaLore(Optimizer):
         "Das: Natural GaLore: Accelerating GaLore for memory-efficient LLM Training and "
         "Fine-tuning, 2024, arXiv 2410.16029; code: github.com/selfsupervised-ai/Natural-GaLore"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:
@@ -100,7 +101,7 @@ class NaturalGaLore(Optimizer):
     @classmethod
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
-        return no_matrices(model_info)
+        return super().supports(model_info) or no_matrices(model_info)
 
     def step_cost(self, parameter_shapes: Shapes) -> StepCost:
         """GaLore's, and the products of the past projected gradients with each other and with

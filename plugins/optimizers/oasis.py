@@ -13,8 +13,9 @@ from autotune.space import Categorical, Float, Ordinal, Prior, Space
 
 from ._cost import Shapes
 from ._curvature import Draws, evaluate, hessian_times, signs_like
+from ._foreach import TypedStateOptimizer
 from ._groups import parameter_groups
-from ._matrix import TypedStateOptimizer, step_count
+from ._matrix import step_count, wide
 
 _Tensors = list[Tensor] | tuple[Tensor, ...]
 
@@ -44,7 +45,7 @@ class OASISOptimizer(TypedStateOptimizer):
         loss = evaluate(closure, "OASIS")
         parameters = [parameter for parameter in everything if parameter.grad is not None]
         graphs = [p.grad for p in parameters if p.grad is not None]
-        slopes = [slope.detach().clone() for slope in graphs]
+        slopes = [wide(slope.detach().clone()) for slope in graphs]
         diagonals = self._diagonals(parameters, graphs)
         if self.param_groups[0]["adaptive"]:
             eta = self._step_size(parameters, slopes, diagonals, closure, draws)
@@ -64,8 +65,9 @@ class OASISOptimizer(TypedStateOptimizer):
         count = max((int(state["step"]) for state in states if state), default=0)
         if count % settings["every"] == 0 or not all(states):
             signs = signs_like(parameters)
-            estimates = torch._foreach_mul(signs, hessian_times(graphs, parameters, signs))
-            for state, estimate in zip(states, estimates, strict=True):
+            products = hessian_times(graphs, parameters, signs)
+            for state, sign, product in zip(states, signs, products, strict=True):
+                estimate = wide(product) * wide(sign)
                 if state:
                     state["diagonal"].lerp_(estimate, 1 - settings["beta2"])
                 else:
@@ -93,10 +95,10 @@ class OASISOptimizer(TypedStateOptimizer):
             with draws.again():
                 evaluate(closure, "OASIS")
             before = [
-                torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters
+                wide(torch.zeros_like(p) if p.grad is None else p.grad.detach()) for p in parameters
             ]
             torch._foreach_copy_(parameters, weights)
-            moved = torch._foreach_sub(weights, previous)
+            moved = [wide(now) - wide(then) for now, then in zip(weights, previous, strict=True)]
             bent = torch._foreach_sub(slopes, before)
             eta = settings["eta"] * (1 + settings["theta"]) ** 0.5
             bending = _norm(bent, torch._foreach_reciprocal(diagonals))
@@ -136,6 +138,7 @@ class OASIS(Optimizer):
         "Information, ICLR 2022, arXiv 2109.05198"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"closure", "second_order"})
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

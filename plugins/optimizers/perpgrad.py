@@ -159,7 +159,7 @@ class PerpGrad(Optimizer):
         """StableMax stands in for a softmax over classes."""
         if not model_info.classification:
             return "its StableMax loss needs a model that returns class logits"
-        return None
+        return super().supports(model_info)
 
     def training_loss(self, loss: Callable[[Tensor, Any], Tensor]) -> Callable[..., Tensor]:
         """The task's loss, or StableMax's in its place."""

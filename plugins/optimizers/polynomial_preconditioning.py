@@ -13,8 +13,9 @@ from autotune.space import Float, Integer, Prior, Space
 
 from ._cost import Shapes
 from ._curvature import evaluate, hessian_times
+from ._foreach import TypedStateOptimizer
 from ._groups import parameter_groups
-from ._matrix import TypedStateOptimizer
+from ._matrix import wide
 
 _BREAKDOWN = 1e-10
 """A new direction shorter than this share of the curvature found so far is rounding."""
@@ -49,7 +50,9 @@ class PolynomialPreconditioning(TypedStateOptimizer):
             return loss
 
         def curvature(vector: Tensor) -> Tensor:
-            return _flat(hessian_times(slopes, parameters, _shaped(vector, parameters)))
+            parts = zip(_shaped(vector, parameters), parameters, strict=True)
+            vectors = [part.to(parameter.dtype) for part, parameter in parts]
+            return _flat(hessian_times(slopes, parameters, vectors))
 
         basis, small = lanczos(curvature, gradient / length, settings["degree"] + 1)
         weights = _minimiser(small, settings["damping"]) * length
@@ -93,7 +96,7 @@ def lanczos(
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    return torch.cat([wide(tensor.detach()).reshape(-1) for tensor in tensors])
 
 
 def _shaped(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -120,6 +123,7 @@ class PolynomialPreconditioner(Optimizer):
         "arXiv 2301.13194"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"closure", "second_order"})
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

@@ -131,6 +131,7 @@ class QGaLore(Optimizer):
         "Low-Rank Gradients, 2024, arXiv 2407.08296; code: github.com/VITA-Group/Q-GaLore; "
         "Dettmers et al.: 8-bit Optimizers via Block-wise Quantization, arXiv 2110.02861"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:
@@ -143,7 +144,7 @@ class QGaLore(Optimizer):
     @classmethod
     def supports(cls, model_info: ModelInfo) -> str | None:
         """Models with a weight matrix."""
-        return no_matrices(model_info)
+        return super().supports(model_info) or no_matrices(model_info)
 
     def step_cost(self, parameter_shapes: Shapes) -> StepCost:
         """GaLore's with every decomposition; the lazy renewal saves some later."""

@@ -54,12 +54,12 @@ class RAdamOptimizer(ListOptimizer):
         """See the class."""
         group, step, means = lists.group, lists.step, lists.state["mean"]
         beta1, beta2 = group["betas"]
-        decay(lists)
         update_moments(lists)
         size = -group["lr"] / (1 - beta1**step)
         longest = 2 / (1 - beta2) - 1
         length = longest - 2 * step * beta2**step / (1 - beta2**step)
         if length <= RELIABLE:
+            decay(lists)
             torch._foreach_add_(lists.weights, means, alpha=size)
             return
         rectified = (length - 4) * (length - 2) * longest
@@ -67,6 +67,7 @@ class RAdamOptimizer(ListOptimizer):
         roots = torch._foreach_sqrt(lists.state["square"])
         torch._foreach_add_(roots, group["eps"])
         size *= (rectified * (1 - beta2**step)) ** 0.5
+        decay(lists)
         torch._foreach_addcdiv_(lists.weights, means, roots, size)
 
 

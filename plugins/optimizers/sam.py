@@ -71,6 +71,7 @@ class SAM(Optimizer):
         "ICLR 2021, arXiv 2010.01412; code: github.com/google-research/sam"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"closure"})
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

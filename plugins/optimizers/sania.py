@@ -12,13 +12,13 @@ from autotune.plugins import Optimizer
 from autotune.space import Choice, Float, Prior, Space
 
 from . import _spaces
+from ._adam import update_squares
 from ._curvature import evaluate
-from ._foreach import parameters_with_gradients
+from ._foreach import ListOptimizer, Lists, Tensors, dots, pieces
 from ._groups import parameter_groups
-from ._matrix import TypedStateOptimizer, add_, step_count, wide_gradients
 
 
-class SANIAOptimizer(TypedStateOptimizer):
+class SANIAOptimizer(ListOptimizer):
     """The paper's equations for a diagonal preconditioner B and the optimal loss 0.
 
     ``s = B^-1 g``; ``q = <g, s>`` over all parameters; ``size = 1 - sqrt(1 - 2 f / q)`` if
@@ -30,6 +30,9 @@ class SANIAOptimizer(TypedStateOptimizer):
     ``step(closure)``: the gradients are there, and the closure returns the loss.
     """
 
+    title = "SANIA"
+    buffers = ("squares",)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; returns the loss.
@@ -37,47 +40,40 @@ class SANIAOptimizer(TypedStateOptimizer):
         Raises:
             RuntimeError: there is no closure.
         """
-        loss = float(evaluate(closure, "SANIA"))
-        lists = [
-            (group, parameters)
-            for group in self.param_groups
-            for parameters in parameters_with_gradients(group, "SANIA")
-        ]
-        directions = []
-        product = 0.0
-        for group, parameters in lists:
-            slopes = wide_gradients(parameters)
-            directions.append(self._preconditioned(group, parameters, slopes))
-            terms = torch._foreach_mul(slopes, directions[-1])
-            product += sum(term.sum(dtype=torch.float64).item() for term in terms)
+        loss = float(evaluate(closure, self.title))
+        everything = [lists for group in self.param_groups for lists in self._lists(group)]
+        measured = [_gather(part) for lists in everything for part in pieces(lists)]
+        product = sum(terms.item() for terms in measured)
         size = polyak_size(loss, product)
-        for (group, parameters), direction in zip(lists, directions, strict=True):
-            add_(parameters, direction, -group["lr"] * size)
+        for lists in everything:
+            for part in pieces(lists):
+                rate = -float(part.group["lr"]) * size
+                torch._foreach_addcdiv_(part.weights, part.grads, _diagonals(part), rate)
         return loss
 
-    def _preconditioned(
-        self, group: dict[str, Any], parameters: list[Tensor], slopes: list[Tensor]
-    ) -> list[Tensor]:
-        states = [self.state[parameter] for parameter in parameters]
-        for state, slope in zip(states, slopes, strict=True):
-            if not state:
-                state["step"] = step_count()
-                state["squares"] = torch.zeros_like(slope)
-        torch._foreach_add_([state["step"] for state in states], 1)
-        squares = [state["squares"] for state in states]
-        beta2 = group["beta2"]
-        if beta2 is None:
-            torch._foreach_addcmul_(squares, slopes, slopes)
-            diagonals = list(torch._foreach_clamp_min(squares, group["eps"]))
-        else:
-            torch._foreach_mul_(squares, beta2)
-            torch._foreach_addcmul_(squares, slopes, slopes, value=1 - beta2)
-            corrections = [1 - beta2 ** state["step"].item() for state in states]
-            diagonals = list(torch._foreach_div(squares, corrections))
-            torch._foreach_clamp_min_(diagonals, group["eps"])
-        if group["root"]:
-            torch._foreach_sqrt_(diagonals)
-        return list(torch._foreach_div(slopes, diagonals))
+
+def _gather(lists: Lists) -> Tensor:
+    """Take the gradients into B; their part of ``q``."""
+    squares, beta2 = lists.state["squares"], lists.group["beta2"]
+    if beta2 is None:
+        torch._foreach_addcmul_(squares, lists.grads, lists.grads)
+    else:
+        update_squares(squares, lists.grads, beta2)
+    directions = torch._foreach_div(lists.grads, _diagonals(lists))
+    return torch.stack(dots(lists.grads, directions)).sum(dtype=torch.float64)
+
+
+def _diagonals(lists: Lists) -> Tensors:
+    """B, as new tensors."""
+    group, squares = lists.group, lists.state["squares"]
+    if group["beta2"] is None:
+        diagonals = torch._foreach_clamp_min(squares, group["eps"])
+    else:
+        diagonals = torch._foreach_div(squares, 1 - group["beta2"] ** lists.step)
+        torch._foreach_clamp_min_(diagonals, group["eps"])
+    if group["root"]:
+        torch._foreach_sqrt_(diagonals)
+    return diagonals
 
 
 def polyak_size(loss: float, product: float) -> float:
@@ -108,6 +104,7 @@ class SANIA(Optimizer):
         "Stochastic Algorithms, 2023, arXiv 2312.17369; code: github.com/fxrshed/SANIA"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"loss"})
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

@@ -91,6 +91,7 @@ class SGDSaI(Optimizer):
         "Xu, Xiang, Cai, Wen: No More Adam: Learning Rate Scaling at Initialization is All You "
         "Need, arXiv 2412.11768; code: github.com/AnonymousAlethiometer/SGD_SaI"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

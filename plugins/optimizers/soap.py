@@ -13,9 +13,9 @@ from autotune.space import Ordinal, Prior, Space
 
 from . import _spaces
 from ._cost import Shapes, qr
-from ._foreach import parameters_with_gradients
+from ._foreach import TypedStateOptimizer, parameters_with_gradients
 from ._groups import parameter_groups
-from ._matrix import TypedStateOptimizer, add_, decay_, step_count, wide_gradients
+from ._matrix import add_, decay_, step_count, wide_gradients
 
 LARGEST_SIDE = 10_000
 """Longer sides of a tensor keep their own basis, as in the author code."""
@@ -135,6 +135,7 @@ class SOAP(Optimizer):
         "Vyas et al.: SOAP: Improving and Stabilizing Shampoo using Adam, ICLR 2025, "
         "arXiv 2409.11321; code: github.com/nikhilvyas/SOAP"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

@@ -12,9 +12,9 @@ from autotune.plugins import ModelInfo, Optimizer
 from autotune.space import Categorical, Float, Prior, Space
 
 from . import _spaces
-from ._foreach import parameters_with_gradients
+from ._foreach import TypedStateOptimizer, parameters_with_gradients
 from ._groups import parameter_groups
-from ._matrix import TypedStateOptimizer, step_count, wide_gradients
+from ._matrix import step_count, wide_gradients
 
 
 class TAGOptimizer(TypedStateOptimizer):

@@ -81,6 +81,7 @@ class TVLARS(Optimizer):
         "Do et al.: Revisiting LARS for Large Batch Training Generalization of Neural Networks, "
         "IEEE TAI 2024, arXiv 2309.14053; code: github.com/KhoiDOO/tvlars"
     )
+    carries_over: ClassVar[bool] = False
 
     @classmethod
     def space(cls) -> Space:

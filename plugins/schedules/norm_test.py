@@ -41,11 +41,11 @@ class NormTest(Schedule):
     - ``augmented``: the larger of these two (Bollapragada et al., whose theta = 0.9 and
       nu = 5.84 are the defaults).
 
-    With the optimizer ``adagrad`` this is AdAdaGrad, and by its norm AdAdaGradNorm; it works with
-    any. The authors' code tests the
-    parameters tensor by tensor and adds up inner products that belong to different tensors; here
-    ``g`` is the whole gradient, as in the papers. They look at the whole batch at every step,
-    this at no more than 128 samples every ``interval`` steps.
+    With the optimizer ``adagrad`` this is AdAdaGrad, with ``adagrad_norm`` AdAdaGradNorm; it
+    works with any. The authors' code tests the parameters tensor by tensor and adds up inner
+    products that belong to different tensors; here ``g`` is the whole gradient, as in the papers.
+    They look at the whole batch at every step, this at no more than 128 samples every
+    ``interval`` steps.
 
     The rate is the base rate after a warm-up, with a decay to the horizon where wanted, all
     counted in samples, so that a growing batch moves nothing. To couple the rate to the batch

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 from torch.optim import lr_scheduler
 
+import autotune
+from autotune.execute.store import CheckpointStore
 from autotune.plugins import PluginError, Progress, Signals, TorchSchedule
+from autotune.plugins.conformance import check
+from autotune.plugins.search import Frozen
+from autotune.space import Choice, Plugins, Space
+from autotune.train.torch_task import installed_plugin
 
 STEPS, BATCH, EPOCH = 60, 10, 120
 
@@ -108,3 +117,63 @@ def test_a_scheduler_that_wants_a_metric_is_refused() -> None:
     schedule = wrapped(lambda o, h: lr_scheduler.ReduceLROnPlateau(o))
     with pytest.raises(PluginError, match="'wrapped' made a ReduceLROnPlateau; expected a torch"):
         schedule.control(at(0), Signals())
+
+
+def test_one_made_of_a_function_keeps_the_contract() -> None:
+    report = check(TorchSchedule.of("stairs", lambda o, h: lr_scheduler.StepLR(o, 2), per="epoch"))
+    assert report.ok, report.failures
+
+
+def test_a_study_from_python_searches_among_schedulers_of_torch(tmp_path: Path) -> None:
+    """Frozen, thawed and, where they depend on the horizon, told apart."""
+    own = {
+        made.name: made
+        for made in (
+            TorchSchedule.of(
+                "stairs", lambda o, h: lr_scheduler.StepLR(o, 2), per="epoch", bound=False
+            ),
+            TorchSchedule.of("annealed", lambda o, h: lr_scheduler.CosineAnnealingLR(o, h)),
+        )
+    }
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(40, 5, generator=generator)
+    split = (inputs, (inputs[:, 0] > 0).long())
+    result = autotune.tune(
+        autotune.TorchTask(
+            model=lambda architecture: nn.Linear(5, 2),
+            data=autotune.Data(split, split),
+            loss=functional.cross_entropy,
+            get_plugin=lambda kind, name: own.get(name) or installed_plugin(kind, name),
+        ),
+        Space(
+            {
+                "optimizer": Plugins("optimizer", include=("sgd",)),
+                "schedule": Choice({name: {} for name in own}),
+                "batch_size": 8,
+            }
+        ),
+        objectives=["validation_loss"],
+        budget={"epochs": 24},
+        horizon=6,
+        folder=tmp_path,
+        search={"policy": "asha", "proposer": "random"},
+        workers=1,
+        final=False,
+        progress=False,
+    )
+    trials = result.trials.all
+    bounds = {t.configuration["schedule"]["name"]: t.bound_from for t in trials.values()}
+    assert bounds == {"stairs": None, "annealed": 0.0}
+    store = CheckpointStore(result.folder / "checkpoints")
+    frozen = [event for event in result.view.events if isinstance(event, Frozen)]
+    assert max(event.step for event in frozen) > 1
+    for event in frozen:
+        if not store.intact(event.checkpoint):
+            continue
+        (group, *_) = store.load(event.checkpoint)["state"]["optimizer"]["param_groups"]
+        taken = 5 * event.step - 1  # steps before the last
+        if trials[event.trial].configuration["schedule"]["name"] == "stairs":
+            expected = 0.1 ** (taken // 5 // 2)
+        else:
+            expected = (1 + torch.cos(torch.tensor(torch.pi * taken / 30)).item()) / 2
+        assert group["lr"] / group["initial_lr"] == pytest.approx(expected, rel=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from test_freeze_thaw import same
 from torch import nn
 from torch.nn import functional
 
+import autotune
+from autotune.plugins import discovery
+from autotune.space import Ordinal, Plugins, Space
 from autotune.train import Data, RunContext, TaskError, TorchTask
-from autotune.train.width_transfer import growth, shrink_outputs
+from autotune.train.width_transfer import growth, scale_weights
 
 BASE = 32
 NARROW, WIDE = 128, 1024
@@ -156,6 +160,45 @@ def test_growth_of_tables_and_kernels() -> None:
     }
 
 
+class Turned(nn.Module):
+    """Layers whose weights are laid out, or begun, otherwise than a linear layer's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose1d(3, width, 5, bias=False)
+        self.hidden = nn.ConvTranspose1d(width, 2 * width, 5, bias=False)
+        self.apart = nn.ConvTranspose1d(2 * width, 2 * width, 5, groups=2 * width, bias=False)
+        self.down = nn.ConvTranspose1d(2 * width, 3, 5, bias=False)
+        self.product = nn.Bilinear(width, width, 2 * width, bias=False)
+        self.score = nn.Bilinear(4, width, 1, bias=False)
+        self.recurrent = nn.GRU(3, width, bias=False)
+
+
+def test_growth_of_layers_that_are_laid_out_otherwise() -> None:
+    """And they begin with the spread of the table: 1 / inputs of an output layer, 1 / sqrt(inputs)
+    of all others."""
+    torch.manual_seed(0)
+    narrow, wide = Turned(16), Turned(64)
+    found = growth(wide, narrow)
+    expected = {
+        "up.weight": (1.0, 4.0),
+        "hidden.weight": (4.0, 4.0),
+        "apart.weight": (1.0, 4.0),
+        "down.weight": (4.0, 1.0),
+        "product.weight": (16.0, 4.0),
+        "score.weight": (4.0, 1.0),
+        "recurrent.weight_ih_l0": (1.0, 4.0),
+        "recurrent.weight_hh_l0": (4.0, 4.0),
+    }
+    assert {name: (g.inputs, g.outputs) for name, g in found.items()} == expected
+    scale_weights(wide, found)
+    weights = dict(wide.named_parameters())
+    for name, weight in narrow.named_parameters():
+        inputs, outputs = expected[name]
+        spread = (weights[name].std() / weight.std()).item()
+        assert spread == pytest.approx(inputs ** (-1 if outputs == 1 else -0.5), rel=0.2), name
+
+
 class Positioned(nn.Module):
     """What a vision transformer adds to its tokens, in a module of its own and bare; attention."""
 
@@ -182,14 +225,60 @@ def test_growth_of_bare_parameters() -> None:
         "attention.out_proj.bias": (1.0, 3.0),
     }
     assert found["positions"].rate_factor("elements") == 1.0
-    shrink_outputs(model, found)
+    scale_weights(model, found)
     assert model.positions.eq(1).all()
     assert model.embedding.eq(1).all()
 
 
+def test_optimizers_without_a_rule_are_left_out_of_a_space_with_their_reason(
+    tmp_path: Path,
+) -> None:
+    """Every one that is left trains; the study says why the others are not there."""
+    space = Space(
+        {
+            "architecture": {"width": Ordinal((32, 64))},
+            "reference_architecture": {"width": 32},
+            "optimizer": Plugins("optimizer"),
+        }
+    )
+    default = space.resolve(discovery.Catalogue()).default()
+    catalogue = discovery.Catalogue(task().model_info(default))
+    kept = set(catalogue.options("optimizer"))
+    ours = {r.name for r in discovery.records("optimizer") if r.distribution == discovery.OURS}
+    assert {"sgd", "adamw", "lion", "adamp", "sgdp", "prodigy", "adagrad"} <= kept
+    for name in sorted(ours - kept - {"tag"}):
+        assert "not for it" in str(catalogue.why_not("optimizer", name)), name
+    assert ours - kept >= {"muon", "lars", "lamb", "cosmos", "tvlars", "adagrad_norm", "soap"}
+    for name in sorted(kept & ours):
+        assert math.isfinite(opened(64, {"name": name}).train()["validation_loss"]), name
+    result = autotune.tune(
+        task(),
+        space,
+        objectives=["validation_loss"],
+        budget={"steps": 2},
+        horizon=2,
+        folder=tmp_path,
+        workers=1,
+        final=False,
+        progress=False,
+    )
+    assert ("optimizer", "muon") in {row[:2] for row in result.view.header.left_out}
+    wrong = Space({**space.parameters, "adapter": Plugins("adapter")})
+    with pytest.raises(TaskError, match="expected neither pretrained weights nor an adapter"):
+        autotune.tune(
+            task(),
+            wrong,
+            objectives=["validation_loss"],
+            budget={"steps": 2},
+            horizon=2,
+            folder=tmp_path,
+        )
+
+
 def test_what_cannot_carry_over_says_so() -> None:
-    with pytest.raises(TaskError, match="'muon' normalises whole tensors"):
-        opened(64, {"name": "muon"})
+    for name in ("muon", "galore", "sgd_sai"):
+        with pytest.raises(TaskError, match=f"not for the optimizer '{name}'"):
+            opened(64, {"name": name})
     deeper = nn.Sequential(*network({"width": 8}), nn.Linear(2, 2))
     with pytest.raises(TaskError, match=r"'5\.weight' is missing in it"):
         growth(deeper, network({"width": 8}))

@@ -1,43 +1,15 @@
-"""AdaGrad: torch's own, its plain loop; AdaGrad-Norm: the paper's algorithm."""
-
-from collections.abc import Iterator
+"""AdaGrad: torch's own, its plain loop."""
 
 import torch
 
-from references.problems import Problem, Weights
-from references.record import Hyperparameters, Reference, library
-
-BY_COORDINATE = library(
-    lambda groups, h: torch.optim.Adagrad(
-        groups, lr=h["learning_rate"], eps=h["epsilon"], foreach=False, fused=False
-    ),
-    decay=None,
-)
-
-
-def by_norm(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
-    """Algorithm 1 of arXiv 1806.01811: b_{j+1}^2 = b_j^2 + |g_j|^2, x_{j+1} = x_j - eta g_j /
-    b_{j+1}, where g_j is the gradient of all weights together."""
-    weights = problem.weights()
-    b_squared = 0.0
-    for t in range(1, problem.steps + 1):
-        gradients = problem.gradients(t, weights)
-        whole = torch.cat([gradient.flatten() for gradient in gradients.values()])
-        b_squared += float(whole @ whole)
-        eta = h["learning_rate"] * problem.factor(t)
-        divisor = b_squared**0.5 + h["epsilon"]
-        weights = {name: w - eta * gradients[name] / divisor for name, w in weights.items()}
-        yield dict(weights)
-
-
-def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
-    return by_norm(problem, h) if h["by"] == "norm" else BY_COORDINATE(problem, h)
-
+from references.record import Reference, library
 
 REFERENCE = Reference(
-    source=f"torch {torch.__version__.split('+')[0]} Adagrad(foreach=False, fused=False); "
-    "Ward, Wu, Bottou 2019 (arXiv 1806.01811), Algorithm 1",
-    trajectory=trajectory,
-    differences="Ward et al. begin the sum of squares at some b_0^2 > 0 and divide by its root "
-    "alone; here it begins at 0 and epsilon is added to the root, as in torch's Adagrad.",
+    source=f"torch {torch.__version__.split('+')[0]} Adagrad(foreach=False, fused=False)",
+    trajectory=library(
+        lambda groups, h: torch.optim.Adagrad(
+            groups, lr=h["learning_rate"], eps=h["epsilon"], foreach=False, fused=False
+        ),
+        decay=None,
+    ),
 )

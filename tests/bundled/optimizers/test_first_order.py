@@ -15,12 +15,13 @@ from torch import nn
 
 from autotune.plugins import discovery
 from autotune.plugins.conformance import check_all
-from autotune_plugins.optimizers import _adam, _foreach, _momentum, adafactor
+from autotune_plugins.optimizers import _adam, _foreach, _momentum, adafactor, adagrad
 
 NAMES = [
     "sgd", "adamw", "lion", "adabelief", "adabound", "adamod", "adafactor", "adam_cm", "adamp",
     "sgdp", "adaptive_braking", "lamb", "lars", "tvlars", "sgd_sai", "perpgrad", "nadam", "radam",
     "adan", "prodigy", "schedule_free_adamw", "adagrad",
+    "adagrad_norm",
 ]  # fmt: skip
 STEPS = 50
 SHAPES = {"wide": (3, 700), "tall": (400, 5), "kernel": (6, 3, 3, 3), "vector": (37,)}
@@ -349,12 +350,14 @@ def test_pieces_make_no_difference(monkeypatch) -> None:
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13, msg=name)
 
 
-@pytest.mark.parametrize("name", ["lamb", "adamp", "sgdp", "lars", "perpgrad", "prodigy", "adan"])
+@pytest.mark.parametrize(
+    "name", ["lamb", "adamp", "sgdp", "lars", "perpgrad", "prodigy", "adan", "adagrad"]
+)
 def test_the_fused_kernels_and_the_list_wise_ones_agree(monkeypatch, name) -> None:
     """The former serve a CPU, the latter other devices and layouts."""
     results, fused = [], []
     for allowed in (True, False):
-        for module in (_adam, _momentum):
+        for module in (_adam, _momentum, adagrad):
             answer = partial(fused_if, allowed, fused)
             monkeypatch.setattr(module, "can_fuse", answer)
         parameters = parameters_of(starts())
@@ -444,7 +447,7 @@ def test_adagrad_norm_adds_up_all_gradients_for_all_parameters() -> None:
     """One parameter has a gradient in every step, one not in the first and one not after it."""
     names = ("always", "late", "early")
     weights = {name: nn.Parameter(torch.zeros(2, dtype=torch.float64)) for name in names}
-    optimizer = build("adagrad", list(weights.items()), by="norm", learning_rate=0.5)
+    optimizer = build("adagrad_norm", list(weights.items()), learning_rate=0.5)
     square, expected = 0.0, dict.fromkeys(names, 0.0)
     for step in range(4):
         idle = {0: "late", 3: ""}.get(step, "early")
@@ -462,7 +465,7 @@ def test_adagrad_norm_adds_up_all_gradients_for_all_parameters() -> None:
 def test_adagrad_norm_of_large_half_precision_gradients() -> None:
     weight = nn.Parameter(torch.zeros(4, dtype=torch.float16))
     weight.grad = torch.full((4,), 60000.0, dtype=torch.float16)
-    build("adagrad", [("weight", weight)], by="norm", learning_rate=0.5).step()
+    build("adagrad_norm", [("weight", weight)], learning_rate=0.5).step()
     assert weight.tolist() == pytest.approx([-0.25] * 4)
 
 

@@ -16,6 +16,7 @@ NAMES = (
     "soap",
     "sam",
     "sania",
+    "sania_hutchinson",
     "oasis",
     "polynomial_preconditioning",
     "tag",

@@ -20,11 +20,12 @@ from autotune_plugins.optimizers.polynomial_preconditioning import (
 )
 from autotune_plugins.optimizers.sam import SAM
 from autotune_plugins.optimizers.sania import SANIA, polyak_size
+from autotune_plugins.optimizers.sania_hutchinson import HutchinsonSANIA
 from autotune_plugins.optimizers.tag import TAG
 
 STEPS = 50
 FACTORS = (1.0, 0.5, 2.0, 1.5)
-CLOSURES = [SAM, SANIA, OASIS, PolynomialPreconditioner]
+CLOSURES = [SAM, SANIA, HutchinsonSANIA, OASIS, PolynomialPreconditioner]
 
 
 def network() -> nn.Sequential:
@@ -78,11 +79,12 @@ def take_steps(plugin, model, optimizer, steps):
     for step in steps:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * FACTORS[step % 4]
-        if plugin.needs == {"loss"}:
-            loss = closure_of(model, step)().item()
+        closure = closure_of(model, step, "second_order" in plugin.needs)
+        if "loss" in plugin.needs:
+            loss = closure().item()
             optimizer.step(lambda loss=loss: loss)
         else:
-            optimizer.step(closure_of(model, step, "second_order" in plugin.needs))
+            optimizer.step(closure)
     model.zero_grad()
 
 
@@ -168,6 +170,27 @@ def test_sania_equals_the_formula(variant) -> None:
         point = point - rate * sizes[-1] * g / b
     assert min(sizes) < 1.0
     assert_same(trained(SANIA, configuration), point)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_sania_with_hutchinsons_diagonal_equals_the_formula(every) -> None:
+    configuration = {"beta2": 0.9, "epsilon": 0.02, "hessian_update_every": every}
+    ours = trained(HutchinsonSANIA, {**configuration, "learning_rate": 0.3})
+    point, diagonal, sizes = flat(network()), None, []
+    torch.manual_seed(3)
+    for step, rate in rates(0.3):
+        g, f = slope(point, step), loss_at(point, step)
+        if step % every == 0:
+            parts = [torch.empty(n, dtype=torch.float64).bernoulli_(0.5) for n in (12, 12, 4, 3)]
+            z = torch.cat(parts) * 2 - 1
+            estimate = z * (hessian(point, step) @ z)
+            diagonal = estimate if diagonal is None else 0.9 * diagonal + 0.1 * estimate
+        b = diagonal.abs().clamp(min=0.02)
+        q = (g * g / b).sum()
+        sizes.append(1.0 if 2 * f > q else float(1 - (1 - 2 * f / q).sqrt()))
+        point = point - rate * sizes[-1] * g / b
+    assert min(sizes) < 1.0
+    torch.testing.assert_close(ours, point, rtol=1e-6, atol=1e-9)
 
 
 def test_polyak_size_stops_at_the_optimum() -> None:
@@ -397,7 +420,7 @@ def test_lowers_the_loss_in_the_loop_through_attention(plugin, tmp_path) -> None
     kernels without second derivatives."""
     bench = laboratory.BENCHES[1]
     # Polyak's step is long for a noisy gradient.
-    chosen = {"learning_rate": 0.2} if plugin is SANIA else {}
+    chosen = {"learning_rate": 0.2} if plugin in (SANIA, HutchinsonSANIA) else {}
     configuration = laboratory.trial(plugin, {**plugin.space().default(), **chosen}, bench)
     run = trajectories.opened(
         plugin, bench, {**configuration, "gradient_clip_norm": 1.0}, 1, tmp_path

@@ -1,0 +1,139 @@
+"""Every bundled optimizer in the training loop: accumulated gradients, clipping, bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from autotune.plugins import discovery
+from autotune.train import Data, RunContext, TorchTask
+
+NAMES = sorted(
+    record.bare
+    for record in discovery.records("optimizer")
+    if record.distribution == discovery.OURS and record.bare != "tag"  # of streams of tasks
+)
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(32, 6, generator=GENERATOR, dtype=torch.float64)
+TARGETS = (INPUTS[:, 0] * INPUTS[:, 1] > 0).long()
+STEPS = 4
+ROUGH = ("q_galore", "soap")
+"""Codes of four bits jump, and eigenvectors of what is singular are anybody's choice: rounding
+shows."""
+
+
+class Network(nn.Module):
+    """Linear layers and a norm, without anything random."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 12, dtype=dtype)
+        self.norm = nn.LayerNorm(12, dtype=dtype)
+        self.second = nn.Linear(12, 2, dtype=dtype)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.second(self.norm(self.first(inputs)).tanh())
+
+
+def opened(name: str, dtype: torch.dtype = torch.float64, **further: Any) -> Any:
+    split = (INPUTS.to(dtype), TARGETS)
+    task = TorchTask(
+        model=lambda architecture: Network(dtype),
+        data=Data(split, split),
+        loss=functional.cross_entropy,
+        unit="step",
+        batches_per_unit=further.get("accumulation_steps", 1),
+    )
+    configuration = {"optimizer": {"name": name}, "batch_size": 8, **further}
+    return task.open(configuration, RunContext(seed=1, horizon=STEPS))
+
+
+def weights(run: Any) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in run._model.parameters()])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_accumulated_gradients_are_those_of_the_whole_batch(name: str) -> None:
+    whole, parts = opened(name), opened(name, batch_size=2, accumulation_steps=4)
+    start = weights(whole)
+    for _ in range(STEPS):
+        whole.train()
+        parts.train()
+        apart = (weights(whole) - weights(parts)).norm() / (weights(whole) - start).norm()
+        assert apart < (0.3 if name in ROUGH else 1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sees_gradients_only_after_they_were_clipped(name: str) -> None:
+    def seen(**further: Any) -> list[float]:
+        """Norms of the gradients that the optimizer is given, at each evaluation."""
+        run, norms = opened(name, **further), []
+        parameters, step = list(run._model.parameters()), run._stepper.optimizer.step
+
+        def note() -> None:
+            norms.append(torch.stack([p.grad.norm() for p in parameters]).norm().item())
+
+        def stepping(closure: Any = None) -> Any:
+            if "closure" not in run._stepper._needs:
+                note()
+                return step() if closure is None else step(closure)
+
+            def noted() -> Any:
+                loss = closure()
+                note()
+                return loss
+
+            return step(noted)
+
+        run._stepper.optimizer.step = stepping
+        for _ in range(2):
+            run.train()
+        return norms
+
+    assert max(seen()) > 0.02
+    assert max(seen(gradient_clip_norm=0.01)) < 0.01 * (1 + 1e-6)
+    assert max(seen(gradient_clip_norm=0.01, batch_size=4, accumulation_steps=2)) < 0.01 * (
+        1 + 1e-6
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_computes_in_bfloat16_and_keeps_float32(name: str) -> None:
+    run = opened(name, torch.float32, mixed_precision="bfloat16", accumulation_steps=2)
+    exact = opened(name, torch.float32, accumulation_steps=2)
+    start = weights(run)
+    for _ in range(2):
+        run.train()
+        exact.train()
+    moved = (weights(run) - start).norm()
+    assert 0 < moved < 10 * (weights(exact) - start).norm()
+    assert all(p.dtype == torch.float32 for p in run._model.parameters())
+    state = run._stepper.optimizer.state_dict()["state"]
+    kept = [v for of in state.values() for v in of.values() if isinstance(v, Tensor)]
+    assert all(value.dtype not in (torch.bfloat16, torch.float16) for value in kept)
+    assert all(value.isfinite().all() for value in kept if value.is_floating_point())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trains_parameters_of_bfloat16(name: str) -> None:
+    """With the exactness of their state: but for torch's own rules, of float32."""
+    run = opened(name, torch.bfloat16)
+    start = weights(run)
+    for _ in range(STEPS):
+        run.train()
+    assert weights(run).dtype == torch.bfloat16
+    assert weights(run).isfinite().all()
+    assert not torch.equal(weights(run), start)
+    state = run._stepper.optimizer.state_dict()["state"]
+    # OASIS remembers weights as they were.
+    kept = [v for of in state.values() for key, v in of.items() if key != "weights"]
+    if name not in ("sgd", "adamw", "sam"):
+        assert all(not isinstance(v, Tensor) or v.dtype != torch.bfloat16 for v in kept)
+    frozen, again = run.freeze(), opened(name, torch.bfloat16)
+    again.thaw(frozen)
+    assert run.train() == again.train()
+    assert torch.equal(weights(run), weights(again))
