@@ -305,7 +305,12 @@ CLAIMS: Mapping[str, tuple[str, Callable[[Sequence[int]], float]]] = {
 def claimed_bytes(name: str, workload: Workload) -> float | None:
     if name not in CLAIMS:
         return None
-    return 4 * sum(CLAIMS[name][1](p.shape) for p in workload.parameters) / workload.count
+    floats = 0.0
+    for own, parameter in workload.named:
+        # the matrix methods' papers leave embeddings to Adam
+        table = name in MATRIX_METHODS and "embedding" in own
+        floats += CLAIMS[name][1]((parameter.numel(),) if table else parameter.shape)
+    return 4 * floats / workload.count
 
 
 # --- measuring and showing ----------------------------------------------------------------------
