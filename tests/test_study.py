@@ -435,7 +435,7 @@ def test_a_budget_in_seconds_counts_only_while_a_driver_runs(
     monkeypatch.setenv("QUICK_SECONDS", "0.05")
 
     def stop(trials: Any, event: Any) -> None:
-        if trials.units == 5 and isinstance(event, Observed):
+        if trials.units == 2 and isinstance(event, Observed):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted):
