@@ -289,14 +289,14 @@ def test_a_larger_budget_extends_trials_that_know_no_horizon(
 ) -> None:
     """After the end: trials go on from where they stand, past the horizon that was; those bound
     to theirs stay there; and the fold is that of the events alone."""
-    found = context(Budget(units=120), workers=2, final=final)
+    found = context(Budget(units=80), workers=2, final=final)
     simulator = Bound(search(found, policy), curve)
     simulator.run()
     trials = simulator.search.trials
     ended = {number: trial.last for number, trial in trials.all.items()}
-    simulator.tell(Extended(Budget(units=360), 20, simulator.clock))
+    simulator.tell(Extended(Budget(units=180), 20, simulator.clock))
     simulator.run()
-    assert 120 < trials.units <= 360
+    assert 80 < trials.units <= 180
     assert isinstance(decisions(simulator.events)[-1], Stop)
     longer = [t for t in trials.all.values() if t.last > 10]
     assert longer
