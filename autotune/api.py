@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from autotune import record
-from autotune.asked import as_budget, as_final, as_holdout, as_limits, as_objectives, as_utility
+from autotune.asked import (
+    as_budget,
+    as_constraints,
+    as_final,
+    as_holdout,
+    as_limits,
+    as_objectives,
+    as_utility,
+)
 from autotune.begin import Plan, as_named, begin, check_count, reopen
 from autotune.extension import extend
 from autotune.header import Header, StudyError, unstarted
 from autotune.plugins import PluginError
+from autotune.plugins.constraints import Constraint
 from autotune.plugins.discovery import get
 from autotune.plugins.execution import ExecutionContext, Executor, Limits
 from autotune.plugins.search import Budget, Final, Forecaster, Holdout, Objective, Utility
@@ -35,6 +44,7 @@ def tune(
     budget: Budget | Mapping[str, float],
     *,
     horizon: int,
+    constraints: str | Sequence[str | Constraint] = (),
     name: str = "study",
     folder: str | Path = FOLDER,
     search: Mapping[str, Any] | None = None,
@@ -65,6 +75,11 @@ def tune(
         budget: any of ``epochs`` (or ``steps``), ``trials``, ``minutes`` (or ``seconds``) and
             ``evaluations``; the first limit reached ends the search.
         horizon: epochs (or steps) that a trial trains at most.
+        constraints: limits that the winner must keep, such as ``["latency_ms <= 5"]``; of an
+            objective, of any other metric that autotune knows, or of one that the task reports
+            while it trains. What keeps them ranks before what does not; a trial that breaks one by
+            what is measured once (``parameters``) is trained no further. `Result.unmet` says so if
+            nothing kept them.
         name: of the study and its folder; if it is taken, ``NAME-2``, ``NAME-3`` and so on.
         folder: that holds the studies, on a local disk.
         search: ``{"policy": ..., "proposer": ..., "forecaster": ...}``, any subset; each a
@@ -113,6 +128,7 @@ def tune(
         task=as_address(task),
         space=space,
         objectives=as_objectives(objectives),
+        constraints=as_constraints(constraints),
         budget=spent,
         horizon=horizon,
         name=name,
@@ -295,7 +311,10 @@ def run(
         raise Interrupted(error.number, f"{error}; {how_to_resume(log.folder, header)}") from None
     finally:
         log.close()
-    return StudyView(log.folder, task).result
+    result = StudyView(log.folder, task).result
+    if progress and result.unmet is not None:
+        print(f"note: {result.unmet}", file=sys.stderr)
+    return result
 
 
 def _execution(

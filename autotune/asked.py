@@ -1,5 +1,6 @@
-"""What users write, as values: objectives, budgets, limits, the final phase, utility; by Python or
-on the command line. Study files are read in `autotune.study_file`, with every mistake's line.
+"""What users write, as values: objectives, constraints, budgets, limits, the final phase, utility;
+by Python or on the command line. Study files are read in `autotune.study_file`, with every
+mistake's line.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from autotune.begin import known_objective
 from autotune.header import StudyError
+from autotune.plugins.constraints import Constraint
 from autotune.plugins.execution import Limits
 from autotune.plugins.search import Budget, Final, Holdout, Objective, Utility
 
@@ -39,6 +41,18 @@ def as_objectives(
                 found.append(Objective(**given))
             except TypeError as error:
                 raise StudyError(f"objectives: {dict(given)!r}: {error}") from None
+    return tuple(found)
+
+
+def as_constraints(given: str | Sequence[str | Constraint]) -> tuple[Constraint, ...]:
+    """Constraints such as ``latency_ms <= 5``. Raises `StudyError`."""
+    listed = [given] if isinstance(given, str | Constraint) else given
+    found = []
+    for one in listed:
+        try:
+            found.append(one if isinstance(one, Constraint) else Constraint.parse(one))
+        except (TypeError, ValueError) as error:
+            raise StudyError(f"constraints: {error}") from None
     return tuple(found)
 
 

@@ -29,6 +29,7 @@ from autotune.execute.store import StoreError
 from autotune.execute.task_address import as_task, load_task
 from autotune.header import SEARCH_DEFAULTS, Header, StudyError, differences, unstarted
 from autotune.plugins import ModelInfo, PluginError, Schedule
+from autotune.plugins.constraints import Constraint
 from autotune.plugins.discovery import Catalogue
 from autotune.plugins.execution import Limits
 from autotune.plugins.search import (
@@ -38,11 +39,15 @@ from autotune.plugins.search import (
     Holdout,
     Objective,
     Utility,
+    constrained_metrics,
+    is_shifted,
     known_objectives,
+    misspelt_metric,
 )
 from autotune.record import Record
 from autotune.result import Result, StudyView
 from autotune.space import Choice, Configuration, Plugins, Space, SpaceError
+from autotune.space.errors import nearest
 from autotune.train.task import Task, TaskError
 from autotune.train.torch_task import TorchTask
 from autotune.warm_start import earlier_studies
@@ -78,6 +83,7 @@ class Plan:
         checkpoint_url: of storage in which the study gets a folder for its checkpoints; None:
             in the study's own folder.
         limits: of segments and checkpoints.
+        constraints: limits that the winner must keep.
     """
 
     task: Any
@@ -101,6 +107,7 @@ class Plan:
     holdout: Holdout | None = None
     checkpoint_url: str | None = None
     limits: Limits = field(default_factory=Limits)
+    constraints: tuple[Constraint, ...] = ()
 
 
 def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, Header, Task]:
@@ -221,7 +228,10 @@ def _header(plan: Plan, task: Task) -> Header:
             "optimizer: {plugins: optimizer} (Plugins('optimizer') in Python)"
         )
     info = _model_info(task, default)
-    _check_stream(objectives, info)
+    _check_stream(objectives, info, "objectives")
+    _check_stream(constrained_metrics(objectives, plan.constraints), info, "constraints")
+    if isinstance(task, TorchTask):
+        _check_measured(plan.constraints, task)
     catalogue = Catalogue(info)
     resolved = plan.space.resolve(catalogue)
     search["policy"], reason = _policy(search["policy"], resolved, plan)
@@ -263,6 +273,7 @@ def _header(plan: Plan, task: Task) -> Header:
         utility=plan.utility,
         holdout=plan.holdout,
         limits=plan.limits,
+        constraints=plan.constraints,
         derived=derived,
         costs=declared_costs(resolved, info, catalogue) if info is not None else {},
     )
@@ -296,6 +307,12 @@ def _check(plan: Plan) -> None:
     names = [objective.name for objective in plan.objectives]
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise StudyError(f"objectives: {double[0]!r} stands twice")
+    for constraint in plan.constraints:
+        if (close := misspelt_metric(constraint.name, plan.objectives)) is not None:
+            raise StudyError(
+                f"constraints: {str(constraint)!r}: unknown metric {constraint.name!r}; did you "
+                f"mean {close!r}?"
+            )
     check_budget(plan.budget)
     check_count("horizon", plan.horizon)
     check_count("workers", plan.workers)
@@ -420,17 +437,17 @@ def _full(error: Exception) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
-def _check_stream(objectives: Sequence[Objective], info: ModelInfo | None) -> None:
+def _check_stream(objectives: Sequence[Objective], info: ModelInfo | None, key: str) -> None:
     for objective in objectives:
         if objective.alone and objective.name != "latency_ms":
             raise StudyError(
-                f"objectives: {objective.name!r} is measured alone, but only 'latency_ms' can be"
+                f"{key}: {objective.name!r} is measured alone, but only 'latency_ms' can be"
             )
         if info is None or objective.kind != "evaluation" or objective.alone:
             continue
         if not objective.name.startswith("shifted_"):
             raise StudyError(
-                f"objectives: {objective.name!r} is of kind evaluation, but what a TorchTask "
+                f"{key}: {objective.name!r} is of kind evaluation, but what a TorchTask "
                 f"measures then is shifted_loss, shifted_accuracy and its own metrics with "
                 f"shifted_ before their names"
             )
@@ -439,8 +456,22 @@ def _check_stream(objectives: Sequence[Objective], info: ModelInfo | None) -> No
     for name in ("shifted_accuracy", "shifted_loss"):
         if any(objective.name == name for objective in objectives):
             raise StudyError(
-                f"objectives: {name!r} is measured on a shifted stream, but the task has none "
+                f"{key}: {name!r} is measured on a shifted stream, but the task has none "
                 f"(Data(shifted=...))"
+            )
+
+
+def _check_measured(constraints: Sequence[Constraint], task: TorchTask) -> None:
+    measured = ["training_loss", "parameters", *task.metrics, *known_objectives()]
+    if task.training_metrics:
+        measured += [f"training_{name}" for name in ("accuracy", *task.metrics)]
+    for constraint in constraints:
+        if constraint.name not in measured and not is_shifted(constraint.name):
+            close = nearest(constraint.name, measured)
+            raise StudyError(
+                f"constraints: {str(constraint)!r}: the task does not measure "
+                f"{constraint.name!r}; it measures {', '.join(dict.fromkeys(measured))}"
+                + (f" (did you mean {close!r}?)" if close else "")
             )
 
 

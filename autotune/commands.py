@@ -244,6 +244,7 @@ def plan_of(path: Path, folder: Path = Path(FOLDER)) -> Any:
         task=described.task,
         space=described.space,
         objectives=described.objectives,
+        constraints=described.constraints,
         budget=described.budget,
         horizon=described.horizon,
         name=described.name,
@@ -329,6 +330,8 @@ def _view(arguments: argparse.Namespace) -> StudyView:
 
 def show_status(arguments: argparse.Namespace) -> int:
     """``autotune status``"""
+    from autotune.report.words import constraint_counts
+
     view = _view(arguments)
     facts = status_of(view)
     if arguments.failed:
@@ -347,6 +350,9 @@ def show_status(arguments: argparse.Namespace) -> int:
     print(f"task    {view.header.task_name}")
     print(f"spent   {limits}")
     print(f"trials  {trials or 'none yet'}")
+    if (limits := facts["constraints"]) is not None:
+        counts = {True: limits["feasible"], False: limits["violating"], None: limits["unknown"]}
+        print(f"limits  {', '.join(limits['limits'])}: {constraint_counts(counts)}")
     kept = facts["checkpoints"]
     gone = [f"{kept[key]} {key}" for key in ("evicted", "damaged") if kept[key]]
     print(
@@ -362,6 +368,8 @@ def show_status(arguments: argparse.Namespace) -> int:
             f"best    {name} {best['metrics'][name]:.6g} by trial {best['trial']} at "
             f"{view.header.unit} {best['step']}"
         )
+        if view.result.unmet is not None:
+            print(f"unmet   {view.result.unmet}")
     policy = facts["policy"]
     print(f"policy  {policy['name']}" + (f" (auto: {policy['why']})" if policy["why"] else ""))
     for kind, name, reason in view.header.left_out:
@@ -432,6 +440,7 @@ def status_of(view: StudyView) -> dict[str, Any]:
             "evaluations": view.trials.evaluations,
         },
         "trials": counts,
+        "constraints": _constraints_of(view),
         "policy": {
             "name": view.header.search["policy"]["name"],
             "why": view.header.policy_reason,
@@ -445,6 +454,20 @@ def status_of(view: StudyView) -> dict[str, Any]:
         },
         "retried": dict(Counter(e.cause for e in view.events if isinstance(e, Lost))),
         "best": None if view.result.best is None else plain_point(view.result.best),
+    }
+
+
+def _constraints_of(view: StudyView) -> dict[str, Any] | None:
+    """The constraints, and how many trials keep them; None without any."""
+    if not view.context.constraints:
+        return None
+    found = Counter(view.result.feasibility.values())
+    return {
+        "limits": list(map(str, view.context.constraints)),
+        "feasible": found[True],
+        "violating": found[False],
+        "unknown": found[None],
+        "unmet": view.result.unmet,
     }
 
 
@@ -474,6 +497,7 @@ def show_best(arguments: argparse.Namespace) -> int:
                 **plain_point(result.best),
                 "test": result.test,
                 "study": view.name,
+                "unmet": result.unmet,
                 "finalists": finalists,
             }
         )
@@ -489,6 +513,10 @@ def show_best(arguments: argparse.Namespace) -> int:
         print(f"  {name} {value:.6g}{unseen}")
     for name, value in (result.test or {}).items():
         print(f"  {name} {value:.6g} (test split)")
+    if result.unmet is not None:
+        print(f"  {result.unmet}")
+    elif view.context.constraints:
+        print(f"  it keeps {', '.join(map(str, view.context.constraints))}")
     if result.winner is not None:
         print(f"  {winner_line(view)}")
     if result.test is None:
@@ -504,6 +532,9 @@ def show_pareto(arguments: argparse.Namespace) -> int:
     front = view.result.pareto
     if arguments.json:
         return _print_json([plain_point(point) for point in front])
+    if not front and view.result.unmet is not None:
+        print(view.result.unmet, file=sys.stderr)
+        return NOTHING_TRAINED
     if not front:
         print(
             "no point has all objectives yet; evaluation and latency are measured when the "
@@ -528,6 +559,7 @@ def plain_point(point: Point) -> dict[str, Any]:
         "metrics": dict(point.metrics),
         "reported": dict(point.reported),
         "spread": dict(point.spread),
+        "feasible": point.feasible,
         "checkpoint": point.checkpoint,
     }
 
@@ -561,4 +593,6 @@ def export_winner(arguments: argparse.Namespace) -> int:
 
     view = _view(arguments)
     print(export_script(view, arguments.output or view.folder / "export"))
+    if view.result.unmet is not None:
+        print(view.result.unmet, file=sys.stderr)
     return 0

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from autotune.plugins.constraints import Constraint
 from autotune.plugins.discovery import RENAMED
 from autotune.plugins.execution import Limits
 from autotune.plugins.search import (
@@ -65,6 +66,7 @@ class Header:
         derived: as `SearchContext.derived`.
         checkpoint_url: of the folder of its checkpoints; None: ``checkpoints/`` in its own.
         costs: what a unit is declared to cost, by choice and option (`declared_costs`).
+        constraints: limits that the winner must keep.
         warm: training configurations from there, tried after the default and the user's own.
     """
 
@@ -98,6 +100,7 @@ class Header:
     derived: Mapping[str, Configuration] = field(default_factory=dict)
     checkpoint_url: str | None = None
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    constraints: tuple[Constraint, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
     def context(self, events: Iterable[Event] = ()) -> SearchContext:
@@ -121,6 +124,7 @@ class Header:
             holdout=self.holdout,
             derived=self.derived,
             costs=self.costs,
+            constraints=self.constraints,
         )
         for event in events:
             if isinstance(event, Extended):
@@ -135,6 +139,7 @@ class Header:
             "space": self.space.to_plain(),
             "resolved": self.resolved.to_plain(),
             "objectives": [asdict(objective) for objective in self.objectives],
+            "constraints": [asdict(constraint) for constraint in self.constraints],
             "budget": asdict(self.budget),
             "final": None if self.final is None else asdict(self.final),
             "utility": None if self.utility is None else asdict(self.utility),
@@ -163,6 +168,7 @@ class Header:
             "space": space["parameters"],
             **({"forbidden": space["forbidden"]} if space.get("forbidden") else {}),
             "objectives": [_listed(objective) for objective in objectives],
+            **({"constraints": list(map(str, self.constraints))} if self.constraints else {}),
             "budget": {key: value for key, value in limits.items() if value is not None},
             "final": False if self.final is None else asdict(self.final),
             **({} if self.utility is None else {"utility": self._worth(self.utility)}),
@@ -223,6 +229,7 @@ class Header:
                     part: {**chosen, "name": RENAMED.get((part, chosen["name"]), chosen["name"])}
                     for part, chosen in plain["search"].items()
                 },
+                "constraints": tuple(Constraint(**c) for c in plain.get("constraints", ())),
                 "budget": Budget(**plain["budget"]),
                 "final": Final(**plain["final"]) if plain.get("final") else None,
                 "utility": Utility(**plain["utility"]) if plain.get("utility") else None,

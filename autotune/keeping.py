@@ -32,6 +32,7 @@ import numpy as np
 from autotune.execute.remote_store import StudyStore
 from autotune.header import StudyError
 from autotune.pareto import non_dominated
+from autotune.plugins.constraints import feasibility
 from autotune.plugins.execution import TrainJob
 from autotune.plugins.search import (
     Decided,
@@ -44,7 +45,6 @@ from autotune.plugins.search import (
     Frozen,
     Lost,
     Measure,
-    Observed,
     Restarted,
     Start,
     Thaw,
@@ -54,8 +54,11 @@ from autotune.plugins.trials import Trial, Trials
 _SLACK = 4096
 """Bytes that a checkpoint may take more than the trial's last one: counters grow by digits."""
 
-_Entry = tuple[float, int, int]
-"""Oriented score, trial, step."""
+_Standing = tuple[float, float]
+"""Violation of the constraints, oriented score."""
+
+_Entry = tuple[_Standing, int, int]
+"""A trial's best standing, trial, step."""
 
 
 class Keeper:
@@ -86,12 +89,12 @@ class Keeper:
         self._granted: dict[int, int] = {}
         self._usual = 0.0
         self._seen = 0
-        self._best: dict[int, float] = {}
+        self._best: dict[int, _Standing] = {}
         self._classes: dict[int, list[_Entry]] = {}
         self._spare: list[_Entry] = []
         self._places: dict[int, list[tuple[list[_Entry], _Entry]]] = {}
         self._busy: set[int] = set()
-        self._front: dict[tuple[int, int], tuple[float, ...]] = {}
+        self._front: dict[tuple[int, int], tuple[float, tuple[float, ...]]] = {}
         self._evaluated_front: set[tuple[int, int]] | None = set()
         self._objectives = [o for o in trials.objectives if o.kind != "evaluation"]
 
@@ -104,11 +107,11 @@ class Keeper:
         Args:
             before: the names of the trial's checkpoints before the event.
         """
+        for number, _, metrics in self.trials.settled(event):
+            found = self.trials.violation(metrics), self.trials.score(metrics)
+            if math.isfinite(found[1]):
+                self._best[number] = min(found, self._best.get(number, found))
         match event:
-            case Observed(trial=number, metrics=metrics):
-                score = self.trials.score(metrics)
-                if math.isfinite(score):
-                    self._best[number] = min(score, self._best.get(number, math.inf))
             case Frozen():
                 self._frozen(event, before)
             case Evicted(trial=number):
@@ -156,13 +159,13 @@ class Keeper:
             self._busy.add(trial.number)
             return
         self._busy.discard(trial.number)
-        score = self._best.get(trial.number, math.inf)
+        standing = self._best.get(trial.number, (math.inf, math.inf))
         places = []
         for step in trial.checkpoints:
             goes_on = trial.status == "frozen" and step == trial.frozen
             length = step.bit_length()
             held = self._classes.setdefault(length, []) if goes_on else self._spare
-            entry = (score, trial.number, step)
+            entry = (standing, trial.number, step)
             insort(held, entry)
             places.append((held, entry))
         self._places[trial.number] = places
@@ -170,19 +173,19 @@ class Keeper:
     # --- what never goes --------------------------------------------------------------------
 
     def _add_to_front(self, number: int, step: int) -> None:
-        """Of equal points the earliest stands for all."""
-        trial = self.trials[number]
-        known = {**trial.static, **trial.metrics.get(step, {})}
+        """Of equal points the earliest stands for all. What violates the constraints less stands
+        before all that violates them more."""
+        known = self.trials.known(number, step)
         point = tuple(o.sign * known.get(o.name, math.nan) for o in self._objectives)
         if any(map(math.isnan, point)):
             return
-        for other in self._front.values():
-            if all(a <= b for a, b in zip(other, point, strict=True)):
-                return
+        new = self.trials.violation(known), point
+        if any(_as_good(other, new) for other in self._front.values()):
+            return
         for key, other in list(self._front.items()):
-            if all(a <= b for a, b in zip(point, other, strict=True)):
+            if _as_good(new, other):
                 del self._front[key]
-        self._front[number, step] = point
+        self._front[number, step] = new
 
     def _rebuild_front(self) -> None:
         self._front.clear()
@@ -191,21 +194,34 @@ class Keeper:
                 self._add_to_front(number, step)
 
     def _evaluated(self) -> set[tuple[int, int]]:
-        """Checkpoints with an evaluation that no other dominates. Looked for when something
-        must go after evaluations, so seldom."""
+        """Checkpoints with an evaluation that no other dominates, among those that are known to
+        keep the constraints and among those that violate them least as far as is known. Looked for
+        when something must go after evaluations, so seldom."""
         if self._evaluated_front is None:
-            points, values, spreads = [], [], []
+            points, values, spreads, measured = [], [], [], []
             for number, trial in self.trials.all.items():
                 for e in trial.evaluations:
                     if e.step in trial.checkpoints:
                         known = {**trial.static, **trial.metrics.get(e.step, {}), **e.select}
                         objectives = self.trials.objectives
                         values.append([known.get(o.name, math.inf * o.sign) for o in objectives])
+                        measured.append(known)
                         spreads.append([e.spread.get(o.name, 0.0) for o in objectives])
                         points.append((number, e.step))
             signs = [o.sign for o in self.trials.objectives]
-            good = non_dominated(np.array(values).reshape(len(points), -1), signs, spreads)
-            self._evaluated_front = {p for p, g in zip(points, good, strict=True) if g}
+            if not points:
+                return set()
+            constraints = self.trials.constraints
+            kept = [feasibility(constraints, known) is True for known in measured]
+            beyond = [self.trials.violation(known) for known in measured]
+            least = [much == min(beyond) for much in beyond]
+            table = np.array(values).reshape(len(points), -1)
+            self._evaluated_front = set()
+            for some in (kept, least) if constraints else (kept,):
+                rows = np.flatnonzero(some)
+                widths = np.array(spreads).reshape(table.shape)[rows]
+                good = non_dominated(table[rows], signs, widths)
+                self._evaluated_front |= {points[row] for row in rows[good]}
         return self._evaluated_front
 
     def _protected(self, number: int, step: int) -> bool:
@@ -325,3 +341,10 @@ class Keeper:
     def _delete(self, name: str) -> None:
         self.store.delete(name)
         self.used -= self._sizes.pop(name, 0)
+
+
+def _as_good(one: tuple[float, tuple[float, ...]], other: tuple[float, tuple[float, ...]]) -> bool:
+    """Whether one point stands before another, or is equal to it."""
+    if one[0] != other[0]:
+        return one[0] < other[0]
+    return all(a <= b for a, b in zip(one[1], other[1], strict=True))

@@ -1,4 +1,4 @@
-"""Dominance, hypervolume, knee point and constraints: what comparing several objectives takes.
+"""Dominance, hypervolume and knee point: what comparing several objectives takes.
 
 Values come as an array of shape (points, objectives) in their own units, with one sign an
 objective: +1.0 where less is better, -1.0 where more is. Nothing here knows a study.
@@ -7,10 +7,7 @@ objective: +1.0 where less is better, -1.0 where more is. Nothing here knows a s
 from __future__ import annotations
 
 import math
-import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -134,61 +131,3 @@ def knee(values: ArrayLike, signs: ArrayLike | None = None) -> int | None:
     if not len(front):
         return None
     return int(front[np.argmin(normalised(score[front]).sum(axis=1))])
-
-
-_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-_CONSTRAINT = re.compile(r"\s*([^<>=\s]+)\s*(<=|>=|<|>)\s*(\S+)\s*")
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A limit on a metric, such as ``latency_ms <= 5``.
-
-    Args:
-        name: the metric.
-        comparison: one of ``<= >= < >``.
-        bound: in the metric's unit.
-    """
-
-    name: str
-    comparison: str
-    bound: float
-
-    @classmethod
-    def parse(cls, text: str) -> Constraint:
-        """Read ``name <= number``.
-
-        Raises:
-            ValueError: if the text is anything else; the message says what was expected.
-        """
-        match = _CONSTRAINT.fullmatch(text)
-        bound = math.nan
-        if match:
-            try:
-                bound = float(match[3])
-            except ValueError:
-                match = None
-        if match is None or math.isnan(bound):
-            raise ValueError(f"{text!r} is no constraint; expected one like 'latency_ms <= 5'")
-        return cls(match[1], match[2], bound)
-
-    def holds(self, metrics: Mapping[str, float]) -> bool:
-        """Whether `metrics` keep the limit. A metric that is missing or NaN does not."""
-        value = metrics.get(self.name, math.nan)
-        return _COMPARISONS[self.comparison](value, self.bound)
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.comparison} {self.bound:g}"
-
-
-def feasible(points: Sequence[Mapping[str, float]], constraints: Sequence[Constraint]) -> BoolArray:
-    """Which points keep all constraints, shape (points,)."""
-    return np.array(
-        [all(constraint.holds(point) for constraint in constraints) for point in points],
-        dtype=np.bool_,
-    )

@@ -17,6 +17,7 @@ from autotune import record
 from autotune.decide.final import Standing, best_run, standings
 from autotune.header import Header, StudyError
 from autotune.pareto import non_dominated
+from autotune.plugins.constraints import feasibility, violation
 from autotune.plugins.search import Evaluated, Event, Extended, Objective, SearchContext
 from autotune.plugins.trials import Trials
 from autotune.space import Configuration
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Curve = tuple[list[int], list[float]]
+
+_BY_FEASIBILITY = (False, None, True)
+"""The worst first."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,22 @@ class Point:
     spread: Mapping[str, float]
     checkpoint: str
     _view: StudyView = field(repr=False, compare=False)
+
+    @property
+    def feasible(self) -> bool | None:
+        """Whether it keeps all constraints; None where none that was measured is broken, but not
+        all were measured."""
+        return feasibility(self._view.context.constraints, self.metrics)
+
+    @property
+    def broken(self) -> list[str]:
+        """The constraints that it breaks, each with what was measured."""
+        found = self.metrics
+        return [
+            f"{limit}, but it is {found[limit.name]:.6g}"
+            for limit in self._view.context.constraints
+            if limit.excess(found.get(limit.name, math.nan)) > 0
+        ]
 
     def load_model(self, task: Any = None) -> nn.Module:
         """The trained model, in eval mode on the CPU, adapters folded in where they can be.
@@ -161,27 +181,31 @@ def points_of(view: StudyView) -> list[Point]:
 def best_of(
     points: Iterable[Point], context: SearchContext, run: tuple[int, int] | None = None
 ) -> Point | None:
-    """The point with the best primary objective; of several evaluation configurations of one
-    checkpoint, the best in the first evaluation objective that need not be measured alone;
-    of equals the earliest. None if no point has a finite value.
+    """The point with the best primary objective of those that keep the constraints; if none is
+    known to, of those that break none as far as they were measured; else the least violating. Of
+    several evaluation configurations of one checkpoint, the best in the first evaluation objective
+    that need not be measured alone; of equals the earliest. None if no point has a finite value.
 
     Args:
-        run: (trial, step) of the winner of a final phase: only its points are looked at.
+        run: (trial, step) of the winner of a final phase: other points are looked at only where
+            they keep the constraints better than all of its own. Repeats that did not win are
+            looked at never.
     """
-    if run is not None:
-        points = [point for point in points if (point.trial, point.step) == run]
     second = next((o for o in context.objectives if o.kind == "evaluation" and not o.alone), None)
 
-    def rank(point: Point) -> tuple[float, int, int, float]:
+    def rank(point: Point) -> tuple[int, float, bool, float, int, int, float]:
         return (
+            -_BY_FEASIBILITY.index(feasibility(context.constraints, point.metrics)),
+            violation(context.constraints, point.metrics),
+            run is not None and (point.trial, point.step) != run,
             _score(context.objective, point.metrics),
             point.trial,
             point.step,
             _score(second, point.metrics) if second else 0.0,
         )
 
-    best = min(points, key=rank, default=None)
-    return best if best is not None and math.isfinite(rank(best)[0]) else None
+    found = (p for p in points if math.isfinite(_score(context.objective, p.metrics)))
+    return min((p for p in found if _counts(p._view.trials, p, run)), key=rank, default=None)
 
 
 def _score(objective: Objective, metrics: Mapping[str, float]) -> float:
@@ -190,8 +214,9 @@ def _score(objective: Objective, metrics: Mapping[str, float]) -> float:
 
 
 def front_of(points: list[Point], objectives: tuple[Objective, ...]) -> list[Point]:
-    """The points that have every objective and that no other dominates by more than both
-    spreads, by the first objective, best first."""
+    """The points that keep the constraints and have every objective and that no other such point
+    dominates by more than both spreads, by the first objective, best first."""
+    points = [point for point in points if point.feasible]
     if not points:
         return []
     values = [[p.metrics.get(o.name, math.nan) for o in objectives] for p in points]
@@ -228,7 +253,8 @@ class StudyView:
             self.header: Header = Header.from_plain(self.meta["header"])
             self.name = self.header.name
             self.context: SearchContext = self.header.context()
-            self.trials = Trials(self.context.space, self.context.objectives)
+            context = self.context
+            self.trials = Trials(context.space, context.objectives, context.constraints)
             for event in events:
                 self.trials.observe(event)
                 self.count += 1
@@ -266,7 +292,8 @@ class Result:
             final phase, of the trainings of the configuration with the best mean.
         standings: the candidates of the final phase with their mean over seeds, the winner
             first (`autotune.decide.final.Standing`); empty without one.
-        pareto: the `Point`s that no other dominates, by the first objective.
+        pareto: the `Point`s that no other dominates, by the first objective; with constraints, of
+            those that keep all of them.
         points: all `Point`s with a checkpoint.
         trials: all trials, the failed ones too.
         test: the winner's metrics on the test split, looked at once; None until the search
@@ -294,6 +321,37 @@ class Result:
             key = _key(winner["trial"], winner["step"], winner["evaluation"])
             self.best = next(p for p in points if _key(p.trial, p.step, p.evaluation) == key)
 
+    @cached_property
+    def feasibility(self) -> dict[int, bool | None]:
+        """Of the search's own trials with a checkpoint, whether a point of it keeps all
+        constraints (True); if none is known to, whether one may (None)."""
+        found: dict[int, bool | None] = {}
+        for point in self.points:
+            if self.trials[point.trial].own:
+                before = found.get(point.trial, False)
+                found[point.trial] = max(before, point.feasible, key=_BY_FEASIBILITY.index)
+        return found
+
+    @property
+    def unmet(self) -> str | None:
+        """That no trial is known to keep all constraints, in words, if so; then `best` is what
+        violates them least. None without constraints, or if any keeps them."""
+        limits = ", ".join(map(str, self.view.context.constraints))
+        if not limits or self.best is None or self.best.feasible:
+            return None
+        if self.best.feasible is None:
+            missing = [
+                c.name for c in self.view.context.constraints if c.name not in self.best.metrics
+            ]
+            return (
+                f"no trial is known to keep the constraints ({limits}); not measured yet: "
+                f"{', '.join(dict.fromkeys(missing))}"
+            )
+        return (
+            f"no trial keeps the constraints ({limits}); the best one is the one that violates "
+            f"them least: {'; '.join(self.best.broken)}"
+        )
+
     @property
     def curves(self) -> dict[int, dict[str, Curve]]:
         """By trial and metric: steps and values."""
@@ -317,8 +375,9 @@ class Result:
         if self.best is None:
             return f"Result({str(self.folder)!r}, nothing trained)"
         name = self.view.context.objective.name
+        unmet = "" if self.best.feasible else "; the constraints are not met"
         return (
             f"Result({str(self.folder)!r}, {name}={self.best.metrics[name]:.6g} by trial "
             f"{self.best.trial} at {self.view.header.unit} {self.best.step}, "
-            f"{len(self.pareto)} points on the front)"
+            f"{len(self.pareto)} points on the front{unmet})"
         )

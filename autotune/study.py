@@ -68,7 +68,13 @@ from autotune.plugins.trials import Trials
 from autotune.record import Record, RecordError, resume_command
 from autotune.result import StudyView, best_of, points_of
 from autotune.surroundings import stop_if_unreachable, stop_if_unwritable, told_of_signals
-from autotune.task_faults import NothingWorks, check_guardable, check_reported, nothing_works
+from autotune.task_faults import (
+    NothingWorks,
+    check_constrained,
+    check_guardable,
+    check_reported,
+    nothing_works,
+)
 
 Listener = Callable[[Trials, Event], None]
 """Told of every event once it is appended to the record and folded. It is on disk a moment later,
@@ -470,6 +476,8 @@ class Driver:
                         report.size,
                     )
                 )
+                if job.start == 0:
+                    check_constrained(self.trials, job.trial)
                 if self.keeper is not None:
                     self.keeper.release(job.identifier)
             case Done():

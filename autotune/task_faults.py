@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from autotune.decide.holdout import Guard
 from autotune.header import StudyError
-from autotune.plugins.search import Failed, Objective
+from autotune.plugins.search import Failed, Objective, constrained_metrics
+from autotune.plugins.trials import Trials
+from autotune.space.errors import nearest
 
 
 class NothingWorks(StudyError):
@@ -37,6 +39,23 @@ def check_reported(
             raise StudyError(
                 f"objectives: {objective.name!r} is of kind {kind}, but what the task reports "
                 f"{when} is: {known}; name one of these, or have the task report it"
+            )
+
+
+def check_constrained(trials: Trials, number: int) -> None:
+    """Raises `StudyError` if a constrained metric is not among those that a trial, whose first
+    segment has ended, was measured by."""
+    trial = trials[number]
+    reported = {*trial.metrics.names, *trial.static}
+    for constraint in trials.constraints:
+        (metric,) = constrained_metrics((), [constraint])
+        metric = next((o for o in trials.objectives if o.name == metric.name), metric)
+        if metric.kind != "evaluation" and metric.name not in reported:
+            close = nearest(metric.name, reported)
+            raise StudyError(
+                f"constraints: {str(constraint)!r}: the task does not report {metric.name!r}; "
+                f"what it reports is {', '.join(sorted(reported))}"
+                + (f" (did you mean {close!r}?)" if close else "")
             )
 
 

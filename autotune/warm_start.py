@@ -102,15 +102,13 @@ def _fitted(view: StudyView, space: Space) -> tuple[Earlier, list[Configuration]
 
 
 def _ranked(trials: Trials) -> list[int]:
-    """Trials in their own right, best first: the winner of a final phase, then by best value,
-    failed ones last."""
+    """Trials in their own right, best first: the winner of a final phase, then by what they
+    violate and their best value, failed ones last."""
     first = winner(trials)
 
-    def rank(number: int) -> tuple[bool, bool, float, int]:
-        _, values = trials.scores(number)
-        best = min((float(v) for v in values if math.isfinite(v)), default=math.inf)
+    def rank(number: int) -> tuple[bool, bool, tuple[float, float], int]:
         failed = trials[number].status == "failed"
-        return first is None or first.trial != number, failed, best, number
+        return first is None or first.trial != number, failed, trials.standing(number), number
 
     own = [n for n, t in trials.all.items() if t.own and (t.metrics or t.failure)]
     return sorted(own, key=rank)

@@ -11,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.pareto import (
-    Constraint,
-    feasible,
     hypervolume,
     knee,
     non_dominated,
@@ -165,23 +163,6 @@ def test_knee_is_on_the_front(table):
 def test_normalised_survives_the_widest_range():
     column = normalised(np.array([[-1.7e308], [1.7e308], [0.0]]))[:, 0]
     assert column == pytest.approx([0.0, 1.0, 0.5])
-
-
-def test_constraints_read_and_filter():
-    limit = Constraint.parse(" latency_ms<=5e0 ")
-    assert limit == Constraint("latency_ms", "<=", 5.0)
-    assert str(limit) == "latency_ms <= 5"
-    points = [{"latency_ms": 5.0}, {"latency_ms": 5.1}, {}, {"latency_ms": math.nan}]
-    assert feasible(points, [limit]).tolist() == [True, False, False, False]
-    accurate = Constraint.parse("accuracy > 0.9")
-    assert feasible([{"accuracy": 0.9}, {"accuracy": 0.91}], [accurate]).tolist() == [False, True]
-    assert feasible(points, []).all()
-
-
-@pytest.mark.parametrize("text", ["", "latency", "latency = 5", "latency <= fast", "a <= nan"])
-def test_bad_constraints_say_what_was_expected(text):
-    with pytest.raises(ValueError, match="latency_ms <= 5"):
-        Constraint.parse(text)
 
 
 def test_wrong_shapes_are_refused():

@@ -100,6 +100,27 @@ MISTAKES = [
     ("name: digits\n", "name: 'a b'\n", 1, "name", "got 'a b', expected up to 100 letters"),
     ("name: digits\n", "name: 7\n", 1, "name", "got 7, expected up to 100 letters"),
     ("horizon: 20\n", "", 1, "horizon", "is missing, expected a whole number above 0"),
+    (
+        "horizon: 20",
+        "horizon: 20\nconstraints:\n  - parameters <= 1e4\n  - latency_m <= 5",
+        39,
+        "constraints[1]",
+        "unknown metric 'latency_m', expected a metric's name (did you mean 'latency_ms <= 5'?)",
+    ),
+    (
+        "horizon: 20",
+        "horizon: 20\nconstraints: [mine = 5]",
+        37,
+        "constraints[0]",
+        "got 'mine = 5', expected a limit, such as latency_ms <= 5",
+    ),
+    (
+        "horizon: 20",
+        "horizon: 20\nconstraints: mine < 5",
+        37,
+        "constraints",
+        "got 'mine < 5', expected a list of limits",
+    ),
     ("horizon: 20", "horizon: -1", 36, "horizon", "got -1, expected a whole number above 0"),
     ("horizon: 20", "horizon: true", 36, "horizon", "got True, expected a whole number"),
     ("horizon: 20", "horizon: [20]", 36, "horizon", "got [20], expected a whole number"),
@@ -337,6 +358,7 @@ def test_the_schema_accepts_what_is_valid() -> None:
         ("epochs: 300", "epoch: 300"),
         ("hidden: {type: integer,", "hidden: {type: integr,"),
         ("policy: random_search", "polcy: random_search"),
+        ("horizon: 20", "horizon: 20\nconstraints: mine < 5"),
     ],
 )
 def test_the_schema_refuses_what_is_not(old: str, new: str) -> None:

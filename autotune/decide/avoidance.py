@@ -7,7 +7,8 @@ optimizer is sgd and the learning rate above 0.9"): inside of a rule configurati
 always, outside seldom. Every rule is weighted by how likely it makes what was seen (Beta-Bernoulli
 evidence), beside the hypothesis that failures come by chance, and a configuration's risk is the
 weighted mean of what the rules say of it. Five failures that share nothing else than a large width
-settle the matter; failures without a pattern thin nothing.
+settle the matter; failures without a pattern thin nothing. What breaks a limit by what is measured
+once (`Trial.barred`) has failed in this sense.
 
 Thinning is by rejection, and the draw that decides on a configuration depends on the study's seed
 and the configuration alone: asked again and again, it is rejected again and again.
@@ -76,7 +77,7 @@ class Avoidance:
             case Failed(trial=number, cause=cause, evaluation=None) if cause in CAUSES:
                 self.failed.append(number)
             case Frozen(trial=number) if len(trials[number].segments) == 1:
-                self.fine.append(number)
+                (self.failed if trials[number].barred else self.fine).append(number)
             case _:
                 pass
 

@@ -14,9 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from autotune.decide.configurations import identity
+from autotune.decide.cost import ENOUGH, predicted
 from autotune.decide.final import best_run
+from autotune.decide.forecasters.surface import Embedding
 from autotune.decide.ranking import ranked
+from autotune.plugins.constraints import violation
 from autotune.plugins.search import (
     Decided,
     Decision,
@@ -96,18 +101,21 @@ class Closing:
           every option of every evaluation choice at its default, trial by trial; the rest
           are sampled (half of them near the best so far) for the `SAMPLED_TRIALS` best, and
           where nothing new can be sampled go to further trials as before;
+        - whatever breaks a constraint, as far as that is known, comes after all that breaks none;
         - what a forbidden clause excludes together with the trial's own choices is left out;
         - measured are points in turn from two lists, up to half as many as evaluations: by
           fronts over the objectives known by then, and by fronts over the primary objective and
           the seconds that the evaluation took (what adapts nothing is quick, and may be on the
           front for its latency alone);
+        - with constraints on what is measured alone, points that are expected to keep them are
+          measured first;
         - in seconds: no evaluation begins after `EVALUATION_SHARE` of the time kept back, no
           measurement after its end, except that the best trial is evaluated and measured once.
     """
 
     def __init__(self, context: SearchContext) -> None:
         self.context = context
-        evaluated = [o for o in context.objectives if o.kind == "evaluation"]
+        evaluated = [o for o in context.measured if o.kind == "evaluation"]
         # With an evaluation space but no evaluation objective, evaluations still tell what the
         # choices do; with an objective measured alone as the only one, there is no stream.
         self._alone = any(o.alone for o in evaluated)
@@ -259,10 +267,35 @@ class Closing:
         if len(jobs) >= max(1, math.ceil(self._limit / 2)):
             return None
         points = self._to_measure() if self._streams else self._trained_points(trials, best)
-        for point in points:
+        for point in self._likely_first(trials, list(points)):
             if ("measure", point.trial, identity(point.evaluation)) not in self._jobs:
                 return Measure(point.trial, point.step, point.evaluation)
         return None
+
+    def _likely_first(self, trials: Trials, points: list[_Point]) -> list[_Point]:
+        """Points in order, but first those that are expected to keep the constraints on what is
+        measured alone: a process over the trials' configurations says what the others will be
+        measured at, once `ENOUGH` were."""
+        names = {o.name for o in self.context.measured if o.alone}
+        limits = [c for c in self.context.constraints if c.name in names]
+        expected: list[dict[str, float]] = [{} for _ in points]
+        embed = Embedding(trials.space)
+        for name in {limit.name for limit in limits}:
+            seen = [p for p in self._points.values() if p.metrics.get(name, 0.0) > 0]
+            if len(seen) < ENOUGH or not points:
+                continue
+            known, asked = (
+                embed(
+                    np.stack([trials[p.trial].encoded for p in some]),
+                    np.stack([trials[p.trial].mask for p in some]),
+                )
+                for some in (seen, points)
+            )
+            logs = np.log([point.metrics[name] for point in seen])
+            for row, value in zip(expected, predicted(known, logs, asked)[0], strict=True):
+                row[name] = float(np.exp(value))
+        order = sorted(range(len(points)), key=lambda i: violation(limits, expected[i]))
+        return [points[index] for index in order]
 
     def _trained_points(self, trials: Trials, best: list[Trial]) -> Iterator[_Point]:
         """Without anything to evaluate, trials by themselves are the points: under every option
@@ -305,7 +338,9 @@ class Closing:
         rows = [{**trial.metrics[frozen[trial.number]], **trial.static} for trial in found]
         primary = self.context.objective
         static = [o for o in self.context.objectives if o.kind != "evaluation"]
-        order = _in_turn(ranked(rows, [primary], primary), ranked(rows, static, primary))
+        beyond = [trials.violation(row) for row in rows]
+        by_value = ranked(rows, [primary], primary, beyond)
+        order = _in_turn(by_value, ranked(rows, static, primary, beyond))
         in_order = [found[index] for index in order]
         return sorted(in_order, key=lambda trial: trial.number != winner)
 
@@ -323,12 +358,17 @@ class Closing:
             return [points[index] for index in self._order(points)]
         primary = self.context.objective
         rows = [{**point.metrics, "seconds": point.seconds} for point in points]
-        quick = ranked(rows, [primary, Objective("seconds", "minimize", "evaluation")], primary)
+        seconds = Objective("seconds", "minimize", "evaluation")
+        quick = ranked(rows, [primary, seconds], primary, self._violations(points))
         return [points[index] for index in _in_turn(self._order(points), quick)]
 
     def _order(self, points: list[_Point]) -> list[int]:
         known = [o for o in self.context.objectives if not o.alone]
-        return ranked([point.metrics for point in points], known, self.context.objective)
+        rows = [point.metrics for point in points]
+        return ranked(rows, known, self.context.objective, self._violations(points))
+
+    def _violations(self, points: list[_Point]) -> list[float]:
+        return [violation(self.context.constraints, point.metrics) for point in points]
 
 
 def _in_turn(first: list[int], second: list[int]) -> list[int]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from autotune.decide.feasibility import limited_curves
 from autotune.plugins.search import (
     Decided,
     Event,
@@ -31,7 +32,6 @@ from autotune.plugins.search import (
     Finalists,
     FloatArray,
     ForecastFunction,
-    Observed,
     Origin,
     Query,
     SearchContext,
@@ -99,6 +99,7 @@ class Standing:
         value: of the primary objective there, which it was chosen for.
         repeats: (trial, value) of every repeat that got there, in the order of seeds.
         failed: repeats that failed; a finalist with one ranks behind those with none.
+        violation: of the constraints, by the means of the constrained metrics over the repeats.
         mean: over the repeats; None without any.
         standard_error: of the mean, from the spread of the repeats around their own means over
             all finalists together; None where no two repeats are of one finalist.
@@ -112,6 +113,7 @@ class Standing:
     mean: float | None
     standard_error: float | None
     origin: Origin | None = None
+    violation: float = 0.0
 
     @property
     def runs(self) -> tuple[tuple[int, int], ...]:
@@ -122,9 +124,9 @@ class Standing:
 def standings(trials: Trials) -> list[Standing]:
     """All candidates with a checkpoint, the winner first; empty without a final phase.
 
-    Ranked by: no repeat failed; then the mean over the repeats, where one with fewer repeats
-    than another by two or more (its units ran out) ranks behind it. Those that were not
-    repeated follow in the order they were chosen in.
+    Ranked by: the constraints are violated least; no repeat failed; then the mean over the repeats,
+    where one with fewer repeats than another by two or more (its units ran out) ranks behind it.
+    Those that were not repeated follow in the order they were chosen in.
     """
     if trials.finalists is None:
         return []
@@ -151,7 +153,8 @@ def standings(trials: Trials) -> list[Standing]:
             base = source.number if source.repeat_of is None else source.repeat_of
             repeats += [trial for trial in trials.all.values() if trial.repeat_of == base]
         failed = sum(trial.status == "failed" for trial in repeats)
-        found.append(Standing(number, step, value, ended, failed, mean, None, origin))
+        beyond = _violation(trials, step, [trial for trial, _ in ended] or [number])
+        found.append(Standing(number, step, value, ended, failed, mean, None, origin, beyond))
     freedom = sum(max(0, len(away) - 1) for away in spreads)
     if freedom:
         deviation = math.sqrt(sum(float(away @ away) for away in spreads) / freedom)
@@ -164,11 +167,23 @@ def standings(trials: Trials) -> list[Standing]:
     most = max((len(standing.repeats) for standing in found), default=0)
     sign = trials.objective.sign
 
-    def rank(standing: Standing) -> tuple[bool, bool, bool, float]:
+    def rank(standing: Standing) -> tuple[bool, float, bool, bool, float]:
         mean = math.inf if standing.mean is None else sign * standing.mean
-        return standing.mean is None, standing.failed > 0, len(standing.repeats) < most - 1, mean
+        few = len(standing.repeats) < most - 1
+        return standing.mean is None, standing.violation, standing.failed > 0, few, mean
 
     return sorted(found, key=rank)
+
+
+def _violation(trials: Trials, step: int, numbers: list[int]) -> float:
+    """What the means over trials at a step violate."""
+    if not trials.constraints:
+        return 0.0
+    known = [trials.known(number, step) for number in numbers]
+    names = {constraint.name for constraint in trials.constraints}
+    shared = (name for name in names if all(name in metrics for metrics in known))
+    means = {name: float(np.mean([metrics[name] for metrics in known])) for name in shared}
+    return trials.violation(means)
 
 
 def winner(trials: Trials) -> Standing | None:
@@ -180,15 +195,20 @@ def winner(trials: Trials) -> Standing | None:
 
 def best_run(trials: Trials) -> tuple[int, int] | None:
     """(trial, step) of the checkpoint that is handed out for the winner: of all trainings of its
-    configuration to the unit that was compared, the one with the best value, the first of
-    equals. None without a winner."""
+    configuration to the unit that was compared, the one that violates the constraints least and
+    has the best value, the first of equals. None without a winner."""
     first = winner(trials)
     if first is None:
         return None
     # A repeat that was cut short and went on may have a better checkpoint at an earlier unit,
     # which was not compared.
     runs = [(t, step) for t, step in first.runs if trials.best_frozen(t) == step]
-    return min(runs, key=lambda run: (trials.score(trials[run[0]].metrics[run[1]]), run))
+
+    def rank(run: tuple[int, int]) -> tuple[float, float, tuple[int, int]]:
+        known = trials.known(*run)
+        return trials.violation(known), trials.score(known), run
+
+    return min(runs, key=rank)
 
 
 class FinalPhase:
@@ -212,7 +232,7 @@ class FinalPhase:
 
     def __init__(self, context: SearchContext) -> None:
         self.context = context
-        self._bests: dict[int, float] = {}
+        self._bests: dict[int, tuple[float, float]] = {}
         self._begun_at = 0
 
     def observe(self, event: Event, trials: Trials) -> None:
@@ -221,10 +241,10 @@ class FinalPhase:
             self._begun_at = trials.units
         if isinstance(event, Extended):
             self.context = self.context.extended(event)
-        if isinstance(event, Observed) and trials[event.trial].own:
-            value = trials.score(event.metrics)
-            if math.isfinite(value):
-                self._bests[event.trial] = min(value, self._bests.get(event.trial, math.inf))
+        for number, _, metrics in trials.settled(event):
+            found = trials.violation(metrics), trials.score(metrics)
+            if trials[number].own and math.isfinite(found[1]):
+                self._bests[number] = min(found, self._bests.get(number, found))
 
     def kept(self, trials: Trials) -> int:
         """Units to keep back: whole trainings of all finalists and their repeats, since any
@@ -243,19 +263,26 @@ class FinalPhase:
     def finalists(
         self, trials: Trials, forecast: ForecastFunction, reason: str
     ) -> Finalists | None:
-        """Who is expected to end best: by the better of the best value so far and the median
-        forecast at the horizon. None without a final phase."""
+        """Who is expected to end best: by the better of the best so far and the median forecasts
+        at the horizon, of the constrained metrics and the primary objective. None without a final
+        phase, or where all trials are barred."""
         plan = planned(self.context, trials)
-        fit = [n for n in self._bests if trials.best_frozen(n)]
+        fit = [n for n in self._bests if trials.best_frozen(n) and not trials[n].barred]
         if plan is None or not fit:
             return None
         fit = heapq.nsmallest(LOOKED_AT, fit, key=lambda n: (self._bests[n], n))
         score = {number: self._bests[number] for number in fit}
         going = [number for number in fit if trials[number].status == "frozen"]
         if going:
-            ends = forecast([Query(trials[number].horizon, trial=number) for number in going])
-            for number, end in zip(going, ends.quantile(0.5), strict=True):
-                score[number] = min(score[number], float(end))
+            queries = [Query(trials[number].horizon, trial=number) for number in going]
+            ends = forecast(queries).quantile(0.5)
+            metrics: list[dict[str, float]] = [{} for _ in going]
+            for _, metric in limited_curves(self.context, trials):
+                medians = metric.sign * forecast(queries, metric.name).quantile(0.5)
+                for known, median in zip(metrics, medians, strict=True):
+                    known[metric.name] = float(median)
+            for number, end, known in zip(going, ends, metrics, strict=True):
+                score[number] = min(score[number], (trials.violation(known), float(end)))
         chosen = sorted(fit, key=lambda n: (score[n], n))[: plan.candidates]
         return Finalists(tuple(chosen), plan.seeds, reason)
 

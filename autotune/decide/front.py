@@ -97,6 +97,8 @@ class Front:
                 before, step = trial.segments[-1]
                 for unit in range(before + 1, step + 1):
                     metrics = trial.metrics.get(unit, {})
+                    if trials.violation({**metrics, **trial.static}) > 0:
+                        continue
                     values = [o.sign * metrics.get(o.name, math.nan) for o in self.curves]
                     self._add(np.array([*values, *static]), number)
             case _:

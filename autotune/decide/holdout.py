@@ -21,6 +21,7 @@ import numpy as np
 from autotune.plugins.search import Event, Holdout, Objective, Observed, SearchContext
 
 _STREAM = 29
+_SIDE = "validation_"
 
 
 class Thresholdout:
@@ -66,7 +67,9 @@ class Guard:
 
     def __init__(self, context: SearchContext) -> None:
         assert context.holdout is not None, "there is nothing to guard"
-        self._objectives = [o for o in context.objectives if o.kind == "curve"]
+        curves = [o for o in context.measured if o.kind == "curve"]
+        own = context.objectives
+        self._objectives = [o for o in curves if o in own or o.name.startswith(_SIDE)]
         self._mechanism = Thresholdout(context.holdout, context.seed)
         self._answered: dict[tuple[int, int], Observed] = {}
 
@@ -87,7 +90,7 @@ class Guard:
         held_out = {
             name: value
             for name, value in raw.metrics.items()
-            if name in _names(self._objectives) or name.startswith("validation_")
+            if name in _names(self._objectives) or name.startswith(_SIDE)
         }
         metrics = {name: value for name, value in raw.metrics.items() if name not in held_out}
         paid = 0
@@ -110,7 +113,7 @@ class Guard:
 def training_side(name: str) -> str:
     """The training-side counterpart of a validation metric: ``training_accuracy`` of
     ``validation_accuracy``, ``training_f1`` of ``f1``."""
-    return f"training_{name.removeprefix('validation_')}"
+    return f"training_{name.removeprefix(_SIDE)}"
 
 
 def _names(objectives: Iterable[Objective]) -> list[str]:

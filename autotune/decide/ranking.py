@@ -16,14 +16,27 @@ costs seconds. The rest follow by the primary objective."""
 
 
 def ranked(
-    rows: Sequence[Mapping[str, float]], objectives: Sequence[Objective], primary: Objective
+    rows: Sequence[Mapping[str, float]],
+    objectives: Sequence[Objective],
+    primary: Objective,
+    violations: Sequence[float] = (),
 ) -> list[int]:
     """Indices of `rows` (metrics by name), most promising first: by non-dominated fronts, within
     a front by the primary objective.
 
+    Args:
+        violations: of the constraints, by row; none where there are no constraints. What violates
+            any comes after all others, the least violating first.
+
     An objective that no row has is not looked at; in one that some have, the others, and those
     where it is NaN, count as worst.
     """
+    if any(violations):
+        kept = [index for index, much in enumerate(violations) if much == 0]
+        inner = ranked([rows[index] for index in kept], objectives, primary)
+        beyond = [index for index, much in enumerate(violations) if much > 0]
+        beyond.sort(key=lambda i: (violations[i], _score(rows[i], primary), i))
+        return [*(kept[index] for index in inner), *beyond]
     names = [o for o in objectives if any(o.name in row for row in rows)]
     if not rows or not names:
         return list(range(len(rows)))

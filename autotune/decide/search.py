@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
-import numpy as np
-
 from autotune.decide.avoidance import Avoidance
 from autotune.decide.closing import CLOSING_SHARE, Closing
 from autotune.decide.configurations import first_configurations, identity, unseen
@@ -78,6 +76,8 @@ class Search:
           policy is asked no more;
         - with a reusable hold-out, the search is over when its budget is spent, and there is no
           final phase, of which nothing would be told;
+        - where what is measured once may break a constraint, a trial begins with one unit, and one
+          that does break it (`Trial.barred`) is never trained again;
         - with a utility, the search is over when no further training is expected to be worth
           its cost (`autotune.decide.utility`).
 
@@ -89,7 +89,7 @@ class Search:
         self, context: SearchContext, policy: Policy, proposer: Proposer, forecaster: Forecaster
     ) -> None:
         self.context = context
-        self.trials = Trials(context.space, context.objectives)
+        self.trials = Trials(context.space, context.objectives, context.constraints)
         self._policy, self._proposer = policy, proposer
         self._policy_state = policy.initial(context)
         self._proposer_state = proposer.initial(context)
@@ -144,7 +144,7 @@ class Search:
         self.context = context = self.context.extended(event)
         self._policy_state = self._policy.initial(context)
         self._proposer_state = self._proposer.initial(context)
-        trials = Trials(context.space, context.objectives)
+        trials = Trials(context.space, context.objectives, context.constraints)
         self._informed = _informed(context, self._forecaster, trials)
         for past in self._events:
             if isinstance(past, Decided) and isinstance(past.decision, Start):
@@ -269,7 +269,7 @@ class Search:
             for number, to in sorted(self._unfinished.items()):
                 trial = self.trials[number]
                 to = self._clipped(trial, to, left, deadline)
-                if to > trial.frozen:
+                if to > trial.frozen and not trial.barred:
                     return Thaw(number, to)
         return None
 
@@ -312,7 +312,7 @@ class Search:
             raise self._wrong(f"started another trial although all {budget.trials} are started")
         if identity(decision.configuration) in self._started:
             raise self._wrong(f"started {decision.configuration!r} a second time")
-        to = min(decision.to, decision.horizon, left)
+        to = min(1 if self.context.probes else decision.to, decision.horizon, left)
         if deadline is not None:
             to = min(to, self._affordable(None, deadline))
         if to < 1:
@@ -338,7 +338,7 @@ class Search:
     def _in_time_left(self, left: float, deadline: float | None) -> Thaw | Stop:
         """One more unit of the best frozen trial of which one still ends in time."""
         value = {
-            number: float(np.fmin.reduce(self.trials.scores(number)[1], initial=math.inf))
+            number: self.trials.standing(number)
             for number, trial in self.trials.all.items()
             if trial.status == "frozen" and trial.own
         }
@@ -453,10 +453,10 @@ class Search:
 def _informed(
     context: SearchContext, forecaster: Forecaster, trials: Trials
 ) -> dict[str, Informed]:
-    """The forecaster's fold for each curve objective, by its name."""
+    """The forecaster's fold for each curve objective and each constrained curve, by its name."""
     return {
         o.name: Informed(_with_primary(context, o), forecaster, trials)
-        for o in context.objectives
+        for o in context.measured
         if o.kind == "curve"
     }
 

@@ -125,7 +125,8 @@ class Informed:
             return
         self.lines = lines
         self._state = self.forecaster.initial(self.context)
-        self._trials = Trials(self.context.space, self.context.objectives)
+        context = self.context
+        self._trials = Trials(context.space, context.objectives, context.constraints)
         number = -1
         for earlier, line in zip(self.context.earlier, lines, strict=True):
             for trial in earlier.trials if line is not None else ():

@@ -30,7 +30,6 @@ from autotune.plugins.search import (
     ForecastFunction,
     Frozen,
     Key,
-    Observed,
     Query,
     SearchContext,
     Start,
@@ -93,12 +92,14 @@ class UtilityStop:
         self._doubts = 0
 
     def observe(self, event: Event, trials: Trials) -> None:
-        """Fold one event that `trials` has folded already."""
+        """Fold one event that `trials` has folded already. What breaks a constraint improves
+        nothing."""
+        for number, _, metrics in trials.settled(event):
+            value = trials.score(metrics)
+            kept = trials[number].own and not trials.violation(metrics) > 0
+            if kept and math.isfinite(value):
+                self._bests[number] = min(value, self._bests.get(number, math.inf))
         match event:
-            case Observed() if trials[event.trial].own:
-                value = trials.score(event.metrics)
-                if math.isfinite(value):
-                    self._bests[event.trial] = min(value, self._bests.get(event.trial, math.inf))
             case Decided(decision=Doubt()):
                 self._doubts += 1
             case Decided(number=number, decision=Start() | Thaw() as decision):

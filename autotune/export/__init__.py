@@ -170,7 +170,8 @@ def _script(
             "study": _in_docstring(view.name),
             "task": _in_docstring(str(view.header.task)),
             "recorded": f"{objective.name} {point.metrics.get(objective.name)!r} after "
-            f"{view.header.unit} {point.step} (trial {number})",
+            f"{view.header.unit} {point.step} (trial {number})"
+            + ("" if view.result.unmet is None else _in_docstring(f"\n{view.result.unmet}")),
             "versions": _in_docstring(
                 ", ".join(f"{name} {version}" for name, version in view.header.versions.items())
             ),

@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.plugins.base import Plugin
+from autotune.plugins.constraints import Constraint
 from autotune.space import Configuration, Space
 
 if TYPE_CHECKING:
@@ -73,6 +75,41 @@ _KNOWN = {
 def known_objectives() -> dict[str, Objective]:
     """The objectives that a study may name without describing them: what `TorchTask` reports."""
     return dict(_KNOWN)
+
+
+def is_shifted(name: str) -> bool:
+    """Whether a metric is one of the shifted stream, which all bear that before their names."""
+    return name.startswith("shifted_")
+
+
+def constrained_metrics(
+    objectives: Sequence[Objective], constraints: Sequence[Constraint]
+) -> tuple[Objective, ...]:
+    """What is known of the constrained metrics that are no objectives, each once, as if they were.
+    One that autotune does not know is taken for a curve, or if it begins with ``shifted_`` for one
+    of the shifted stream."""
+    names = {objective.name for objective in objectives}
+    found: dict[str, Objective] = {}
+    for constraint in constraints:
+        name = constraint.name
+        kind: Literal["curve", "evaluation"] = "curve"
+        if is_shifted(name):
+            kind = "evaluation"
+        direction: Direction = "minimize" if constraint.wants_less else "maximize"
+        if name not in names:
+            known = _KNOWN.get(name, Objective(name, direction, kind))
+            found.setdefault(name, replace(known, direction=direction))
+    return tuple(found.values())
+
+
+def misspelt_metric(name: str, objectives: Sequence[Objective]) -> str | None:
+    """The metric that a constraint's name most likely means, where it is neither an objective nor
+    one that autotune knows, but nearly is; None else: it may be the task's own."""
+    known = {*_KNOWN, *(objective.name for objective in objectives)}
+    if name in known or is_shifted(name):
+        return None
+    close = get_close_matches(name, sorted(known), n=1, cutoff=0.8)
+    return close[0] if close else None
 
 
 @dataclass(frozen=True)
@@ -183,7 +220,7 @@ class SearchContext:
     None where there is no final phase, and no stop by utility. `derived` is the choice of
     schedule that a trial of the final phase is derived with, by `Origin.how`; what is not in it
     cannot be. `costs` are what a unit is declared to cost, by choice and option, as a multiple of
-    its forward and backward passes."""
+    its forward and backward passes. `constraints` are limits that the winner must keep."""
 
     space: Space
     evaluation_space: Space
@@ -199,6 +236,7 @@ class SearchContext:
     holdout: Holdout | None = None
     derived: Mapping[str, Configuration] = field(default_factory=dict)
     costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    constraints: tuple[Constraint, ...] = ()
 
     def extended(self, event: Extended) -> SearchContext:
         """As it is from this event on."""
@@ -208,6 +246,22 @@ class SearchContext:
     def objective(self) -> Objective:
         """The curve objective that drives training: the first of kind ``curve``."""
         return next(o for o in self.objectives if o.kind == "curve")
+
+    @property
+    def measured(self) -> tuple[Objective, ...]:
+        """The objectives, then the metrics that are only constrained."""
+        return (*self.objectives, *constrained_metrics(self.objectives, self.constraints))
+
+    @property
+    def probes(self) -> bool:
+        """Whether a trial may turn out to break a limit by what is measured once: then it is
+        trained for one unit before anything else."""
+        defined = {o.name: o.kind for o in (*_KNOWN.values(), *self.objectives)}
+        kinds = {
+            defined.get(constraint.name, "evaluation" if is_shifted(constraint.name) else "static")
+            for constraint in self.constraints
+        }
+        return "static" in kinds
 
 
 # --- decisions ------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from autotune.plugins.columns import Metrics, Seconds
+from autotune.plugins.constraints import Constraint, violation
 from autotune.plugins.search import (
     Decided,
     Decision,
@@ -38,6 +39,7 @@ from autotune.plugins.search import (
     Start,
     Stop,
     Thaw,
+    constrained_metrics,
 )
 from autotune.space import Configuration, Space
 
@@ -75,6 +77,8 @@ class Trial:
     newest of these steps (0: none), `target` where the segment in flight goes (None: none in
     flight).
 
+    One is `barred` that broke a limit by what is measured once: it is ``done``, wherever it stands.
+
     `new` is a trial whose segments were lost before a first checkpoint, `evicted` one whose
     checkpoints are all gone; either trains from nothing if it is thawed. A trial that is `done`
     or `failed` stays so whatever becomes of its checkpoints. `repeat_of` is the trial whose
@@ -105,6 +109,7 @@ class Trial:
     segments: list[tuple[int, int]] = field(default_factory=list)
     repeat_of: int | None = None
     origin: Origin | None = None
+    barred: bool = False
 
     @property
     def own(self) -> bool:
@@ -126,7 +131,7 @@ class Trial:
     def extends(self) -> bool:
         """Whether it may go on to another horizon than its own: nothing of it has depended on
         that one yet."""
-        if self.origin is not None or self.status == "failed":
+        if self.origin is not None or self.status == "failed" or self.barred:
             return False
         return self.bound_from is None or 0 < self.last <= self.bound_from * self.horizon
 
@@ -142,11 +147,19 @@ class Trial:
 
 class Trials:
     """All trials, by number; and what has been spent. `further` counts those of the final phase
-    that are not the search's own, `cooldowns` tells by trial which was branched off it."""
+    that are not the search's own, `cooldowns` tells by trial which was branched off it. `best` is
+    the best oriented value with its trial and step, of what keeps the constraints if anything does,
+    else of what violates them least, which `best_violation` tells."""
 
-    def __init__(self, space: Space, objectives: tuple[Objective, ...]) -> None:
+    def __init__(
+        self,
+        space: Space,
+        objectives: tuple[Objective, ...],
+        constraints: tuple[Constraint, ...] = (),
+    ) -> None:
         self.space = space
         self.objectives = objectives
+        self.constraints = constraints
         self.objective = next(o for o in objectives if o.kind == "curve")
         self.all: dict[int, Trial] = {}
         self.units = 0
@@ -155,11 +168,13 @@ class Trials:
         self.decisions = 0
         self.in_flight: dict[int, Decision] = {}
         self.evaluations = 0
-        self._alone = {o.name for o in objectives if o.alone}
+        measured = (*objectives, *constrained_metrics(objectives, constraints))
+        self._alone = {o.name for o in measured if o.alone}
         self._curves = sorted(
             (o for o in objectives if o.kind == "curve"), key=lambda o: o is not self.objective
         )
         self.best: tuple[float, int, int] | None = None
+        self.best_violation = 0.0
         self.finalists: Finalists | None = None
         self.further = 0
         self.cooldowns: dict[int, int] = {}
@@ -174,12 +189,45 @@ class Trials:
         """The primary objective, oriented so that less is better; NaN where missing."""
         return self.objective.sign * metrics.get(self.objective.name, math.nan)
 
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """How far `metrics` are beyond the constraints; 0 where those measured keep theirs."""
+        return violation(self.constraints, metrics) if self.constraints else 0.0
+
+    def known(self, number: int, step: int) -> Mapping[str, float]:
+        """What training has told of a trial at a step: its curve there and what is measured
+        once."""
+        trial = self.all[number]
+        return {**trial.metrics.get(step, {}), **trial.static}
+
+    def standing(self, number: int) -> tuple[float, float]:
+        """Violation and oriented value of a trial at its best unit; infinite without any."""
+        if not self.constraints:
+            values = self.scores(number)[1]
+            return 0.0, float(values[np.isfinite(values)].min(initial=math.inf))
+        steps = (self.known(number, step) for step in self.all[number].metrics)
+        found = ((self.violation(m), self.score(m)) for m in steps)
+        return min((f for f in found if math.isfinite(f[1])), default=(math.inf, math.inf))
+
+    def settled(self, event: Event) -> list[tuple[int, int, Mapping[str, float]]]:
+        """(trial, step, metrics) of the units that can be judged from `event` on, which is folded
+        already: an observed one at once; with constraints those of a segment when it has ended,
+        for what is measured once may break a limit."""
+        if not self.constraints:
+            if isinstance(event, Observed):
+                return [(event.trial, event.step, event.metrics)]
+            return []
+        if not isinstance(event, Frozen):
+            return []
+        begin, end = self.all[event.trial].segments[-1]
+        steps = range(begin + 1, end + 1)
+        return [(event.trial, step, self.known(event.trial, step)) for step in steps]
+
     def judged_by(self, objective: Objective) -> Trials:
         """The same trials as they stand now, with another objective as the primary one."""
         if objective == self.objective:
             return self
         view = copy(self)
-        view.objective, view.best = objective, None
+        view.objective, view.best, view.best_violation = objective, None, 0.0
         view._curves = sorted(self._curves, key=lambda o: o != objective)
         return view
 
@@ -191,16 +239,18 @@ class Trials:
         )
 
     def best_frozen(self, number: int) -> int:
-        """The unit of a trial's best checkpoint: by the primary objective, of equals by the
-        other curve objectives, then the earliest; 0 without a checkpoint."""
+        """The unit of a trial's best checkpoint: by what it violates, then the primary objective,
+        of equals by the other curve objectives, then the earliest; 0 without a checkpoint."""
         trial = self.all[number]
         return min(trial.checkpoints, key=lambda at: (*self._reached(trial, at), at), default=0)
 
     def _reached(self, trial: Trial, step: int) -> list[float]:
-        """The curve objectives at a step, the primary one first; less is better."""
+        """What is violated at a step, then the curve objectives, the primary one first; less is
+        better."""
         metrics = trial.metrics.get(step, {})
         values = [o.sign * metrics.get(o.name, math.nan) for o in self._curves]
-        return [math.inf if math.isnan(value) else value for value in values]
+        values = [math.inf if math.isnan(value) else value for value in values]
+        return [self.violation(metrics), *values] if self.constraints else values
 
     def observe(self, event: Event) -> None:
         """Fold one event. Raises `IllegalEvent`, and then changes nothing."""
@@ -218,9 +268,7 @@ class Trials:
                 self.train_seconds += event.seconds
                 if not repeated:
                     self.units += 1
-                    score = self.score(event.metrics)
-                    if math.isfinite(score) and (self.best is None or score < self.best[0]):
-                        self.best = (score, event.trial, event.step)
+                    self._note_best(event)
             case Frozen():
                 trial = self.all[event.trial]
                 trial.segments.append((trial.frozen, event.step))
@@ -228,9 +276,12 @@ class Trials:
                 self._keep(trial, event)
                 trial.static = {**trial.static, **event.static}
                 trial.exact = trial.exact and event.exact
+                trial.barred = self.violation(trial.static) > 0
                 trial.target = None
-                trial.status = "done" if event.step >= trial.horizon else "frozen"
+                ended = trial.barred or event.step >= trial.horizon
+                trial.status = "done" if ended else "frozen"
                 self.in_flight.pop(event.trial, None)
+                self._note_best(event)
             case Evicted():
                 trial = self.all[event.trial]
                 del trial.checkpoints[event.step]
@@ -259,6 +310,15 @@ class Trials:
                     trial.evaluating.clear()
             case Extended():
                 self._extend(event.horizon)
+
+    def _note_best(self, event: Event) -> None:
+        for number, step, metrics in self.settled(event):
+            beyond, score = self.violation(metrics), self.score(metrics)
+            known = math.inf if self.best is None else self.best[0]
+            if math.isfinite(score) and (
+                self.best is None or (beyond, score) < (self.best_violation, known)
+            ):
+                self.best, self.best_violation = (score, number, step), beyond
 
     def _decided(self, decision: Decision) -> None:
         match decision:

@@ -61,6 +61,7 @@ def study(view: StudyView) -> elements.Section:
         "objectives": ", ".join(
             f"{o.name} ({'less' if o.sign > 0 else 'more'} is better)" for o in header.objectives
         ),
+        **({"constraints": ", ".join(map(str, header.constraints))} if header.constraints else {}),
         "budget": ", ".join(limits),
         "horizon": words.plural(view.context.horizon, header.unit),
         "seed": str(header.seed),

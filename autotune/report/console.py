@@ -61,6 +61,7 @@ class Snapshot:
     curve: tuple[float, ...]
     recent: tuple[str, ...]
     further: int
+    violated: bool = False
 
 
 class Progress:
@@ -149,7 +150,7 @@ class Progress:
                 self._recent.append(words.describe(decision, self.unit))
                 return isinstance(decision, Stop)
             case Observed():
-                if trials.best is not None:
+                if trials.best is not None and not trials.best_violation > 0:
                     self._curve.append(self.context.objective.sign * trials.best[0])
                 return False
             case Failed(trial=trial, cause=cause, message=message):
@@ -181,6 +182,7 @@ class Progress:
             tuple(self._curve),
             tuple(self._recent),
             trials.further,
+            trials.best_violation > 0,
         )
 
     # --- drawing ----------------------------------------------------------------------------
@@ -287,6 +289,7 @@ class Progress:
         value = words.quantity(objective.sign * score, objective)
         text = Text(self._clean(f"{objective.name} {value}"), style="bold green")
         where = f", trial {trial}, {self.unit} {step}"
+        where += ", which breaks the constraints" if snapshot.violated else ""
         detail = f": {snapshot.best_label}" if snapshot.best_label else ""
         text.append(self._clean(where + detail), style="default not bold")
         return text
@@ -345,12 +348,12 @@ def front_table(points: Sequence[Point], view: StudyView, limit: int | None = No
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("trial", justify="right")
     table.add_column(view.header.unit, justify="right")
-    for objective in view.context.objectives:
+    for objective in view.context.measured:
         table.add_column(_text(words.title(objective)), justify="right", overflow="fold")
     table.add_column("plugins", overflow="fold")
     for point in points[:limit]:
         cells = []
-        for objective in view.context.objectives:
+        for objective in view.context.measured:
             spread = point.spread.get(objective.name)
             around = f" ± {words.number(spread, 2)}" if spread else ""
             cells.append(words.number(point.metrics.get(objective.name)) + around)
@@ -423,6 +426,10 @@ def summary(view: StudyView, limit: int = 12) -> RenderableType:
     head = _text(f"best: {objective.name} {value}", style="bold green")
     head.append(f"  (trial {best.trial}, {unit} {best.step})", style="default not bold")
     parts.append(head)
+    if result.unmet is not None:
+        parts.append(_text(result.unmet, style="bold red"))
+    elif view.context.constraints:
+        parts.append(_text(f"it keeps {', '.join(map(str, view.context.constraints))}"))
     if result.winner is not None:
         parts.append(_text(winner_line(view)))
     if result.test:

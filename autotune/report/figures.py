@@ -62,7 +62,7 @@ def wants_log(values: Sequence[float | None], objective: Objective) -> bool:
 def point_values(view: StudyView, point: Point) -> dict[str, float | None]:
     """What a point may be plotted against: its objectives and what its training took."""
     trial = view.trials[point.trial]
-    values = {o.name: finite(point.metrics.get(o.name)) for o in view.context.objectives}
+    values = {o.name: finite(point.metrics.get(o.name)) for o in view.context.measured}
     trained = sum(seconds for step, seconds in trial.seconds.items() if step <= point.step)
     return {**values, "@steps": float(point.step), "@seconds": trained}
 
@@ -77,7 +77,7 @@ def axes(view: StudyView) -> list[dict[str, Any]]:
             "better": "lower" if o.sign > 0 else "higher",
             "scalable": o.direction == "minimize" and o.bounds is None,
         }
-        for o in view.context.objectives
+        for o in view.context.measured
     ]
     return [
         *found,
@@ -114,7 +114,7 @@ def front(view: StudyView) -> Figure:
                     "values": {name: [row[name] for row in values] for name in names},
                     "spread": {
                         o.name: [finite(p.spread.get(o.name)) for p in points]
-                        for o in view.context.objectives
+                        for o in view.context.measured
                         if any(p.spread.get(o.name) for p in points)
                     },
                 },
@@ -126,7 +126,7 @@ def front(view: StudyView) -> Figure:
 def _hover_point(view: StudyView, point: Point) -> str:
     unit = view.header.unit
     rows = [f"<b>trial {point.trial}, {unit} {point.step}</b>"]
-    for objective in view.context.objectives:
+    for objective in view.context.measured:
         value = point.metrics.get(objective.name)
         spread = point.spread.get(objective.name)
         around = f" ± {words.number(spread, 2)}" if spread else ""
@@ -134,6 +134,7 @@ def _hover_point(view: StudyView, point: Point) -> str:
             f"{text(words.metric(objective))}: <b>{words.number(value)}{around}"
             f"{' ' + text(objective.unit) if objective.unit else ''}</b>"
         )
+    rows += [f"breaks {text(broken)}" for broken in point.broken]
     return "<br>".join(rows) + "<br>" + hover_configuration(point.configuration)
 
 

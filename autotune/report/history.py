@@ -140,8 +140,9 @@ def segments(events: Sequence[Event]) -> list[Segment]:
 
 def best_so_far(trials: Trials, events: Sequence[Event]) -> tuple[list[int], list[float]]:
     """The best value of the primary objective after each unit spent, in its own units: units
-    spent in total and the value, both where it improves and at the end."""
-    spent, best = 0, np.inf
+    spent in total and the value, both where it improves and at the end. What violates the
+    constraints less is better, whatever its value."""
+    spent, best = 0, (np.inf, np.inf)
     units: list[int] = []
     values: list[float] = []
     seen: set[tuple[int, int]] = set()
@@ -151,8 +152,12 @@ def best_so_far(trials: Trials, events: Sequence[Event]) -> tuple[list[int], lis
         seen.add((event.trial, event.step))
         spent += 1
         score = trials.score(event.metrics)
-        if np.isfinite(score) and score < best:
-            best = score
+        beyond = 0.0
+        if trials.constraints:
+            beyond = trials.violation({**event.metrics, **trials[event.trial].static})
+        found = beyond, score
+        if np.isfinite(score) and found < best:
+            best = found
             units.append(spent)
             values.append(trials.objective.sign * score)
     if units and units[-1] != spent:
@@ -181,7 +186,7 @@ def forecasts(
 
     The forecaster's state is rebuilt by folding the events, as on resuming a study.
     """
-    trials = Trials(context.space, context.objectives)
+    trials = Trials(context.space, context.objectives, context.constraints)
     state = forecaster.initial(context)
     for event in events:
         trials.observe(event)

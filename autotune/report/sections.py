@@ -81,6 +81,10 @@ def summary(view: StudyView, pieces: Sequence[Segment], has_plot: bool) -> eleme
             *others,
         )
     cards = [validation, _test_card(view), _spent_card(view, pieces), _trials_card(view, pieces)]
+    if view.context.constraints:
+        limits = ", ".join(map(str, view.context.constraints))
+        told = result.unmet or f"It keeps the constraints: {limits}."
+        lead = f"{lead} {told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}"
     state = result.reason or (
         "finished" if view.finished else "still running when this was written"
     )
@@ -132,13 +136,16 @@ def _spent_card(view: StudyView, pieces: Sequence[Segment]) -> str:
 
 
 def _trials_card(view: StudyView, pieces: Sequence[Segment]) -> str:
-    counts: Counter[str] = Counter(trial.status for trial in view.trials.all.values())
+    counts = Counter(
+        "barred" if trial.barred else trial.status for trial in view.trials.all.values()
+    )
     thaws = sum(piece.work == "thaw" for piece in pieces)
     thawed = len({piece.trial for piece in pieces if piece.work == "thaw"})
     states = [
         f"{counts[status]} {label}"
         for status, label in (
             ("done", "trained to the end"),
+            ("barred", "ended for breaking a constraint"),
             ("frozen", "left frozen"),
             ("running", "running"),
             ("evicted", "without a checkpoint any more"),
@@ -146,11 +153,15 @@ def _trials_card(view: StudyView, pieces: Sequence[Segment]) -> str:
         )
         if counts[status]
     ]
+    kept = ""
+    if view.context.constraints:
+        found = Counter(view.result.feasibility.values())
+        kept = f"constraints: {words.constraint_counts(found)}"
     line = f"{words.plural(thawed, 'trial')} thawed, {words.plural(thaws, 'time')} in all"
     further = view.trials.further
     again = f"and {further} in the final phase" if further else ""
     own = f"{len(view.trials) - further:,}"
-    return elements.card("Trials", own, again, ", ".join(states), line)
+    return elements.card("Trials", own, again, ", ".join(states), kept, line)
 
 
 def _configuration(point: Point, unit: str) -> str:
@@ -191,7 +202,7 @@ def _with_groups(point: Point, rows: Sequence[str]) -> list[str]:
 
 def front(view: StudyView, has_parallel: bool) -> elements.Section:
     """The Pareto front over all objectives."""
-    result, objectives, unit = view.result, view.context.objectives, view.header.unit
+    result, objectives, unit = view.result, view.context.measured, view.header.unit
     heading = "Pareto front"
     if not result.points:
         return elements.section(
@@ -209,14 +220,17 @@ def front(view: StudyView, has_parallel: bool) -> elements.Section:
     knee = knee_point(view)
     text = (
         f"{words.plural(len(result.pareto), 'point')} of {len(result.points):,} on the front over "
-        f"{words.plural(len(objectives), 'objective')}. A point is a checkpoint under one way of "
-        f"evaluating it; differences within the measured spread do not dominate."
+        f"{words.plural(len(view.context.objectives), 'objective')}"
+        f"{', of those that keep the constraints' if view.context.constraints else ''}. A point is "
+        f"a checkpoint under one way of evaluating it; differences within the measured spread do "
+        f"not dominate."
     )
     if not result.pareto:
         text = (
             "No point has every objective yet (some are measured only at the end), so there is "
             "no front."
         )
+        text = text if result.unmet is None else f"There is no front: {result.unmet}."
     rows = []
     for point in result.pareto:
         tags = [
@@ -414,7 +428,7 @@ def trials(view: StudyView, pieces: Sequence[Segment]) -> elements.Section:
             path for t in view.trials.all.values() for path in words.choices(t.configuration)
         )
     )
-    static = [o for o in view.context.objectives if o.kind == "static"]
+    static = [o for o in view.context.measured if o.kind == "static"]
     columns = [
         "trial",
         "state",
@@ -449,6 +463,7 @@ def trials(view: StudyView, pieces: Sequence[Segment]) -> elements.Section:
 
 def _state(trial: Trial) -> elements.Cell:
     inexact = "" if trial.exact else ", thawed inexactly"
+    inexact += ", breaks a constraint" if trial.barred else ""
     shown = f'<span class="state {trial.status}">{trial.status}</span>{inexact}'
     return elements.Cell(trial.status, trial.status, shown)
 

@@ -45,6 +45,14 @@ def quantity(value: float | None, objective: Objective) -> str:
     return f"{text} {objective.unit}" if objective.unit and value is not None else text
 
 
+def constraint_counts(counts: Mapping[bool | None, int]) -> str:
+    """How many trials keep all constraints."""
+    kept, open_ = counts.get(True, 0), counts.get(None, 0)
+    keep = "keeps them" if kept == 1 else "keep them"
+    rest = f", of {open_} it is not known yet" if open_ else ""
+    return f"{plural(kept, 'trial')} {keep}, {counts.get(False, 0)} violate any{rest}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds in the two largest units that matter: ``0.4 s``, ``12 s``, ``3 min 05 s``."""
     if seconds is None or not math.isfinite(seconds):

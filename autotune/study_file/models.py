@@ -218,6 +218,11 @@ class StudyModel(_Model):
     objectives: list[ObjectiveEntry] = Field(
         min_length=1, description="The first that changes with training drives it."
     )
+    constraints: list[StrictStr] = Field(
+        [],
+        description='Limits that the winner must keep, such as "latency_ms <= 5": of objectives, '
+        "or of any other metric.",
+    )
     budget: BudgetModel
     horizon: Count = Field(description="Epochs (or steps) that a trial trains at most.")
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63), BeforeValidator(_whole)] = 0
@@ -255,6 +260,8 @@ EXPECTED: dict[str, str] = {
     "objectives[].alone": "true or false",
     "objectives[].bounds": "a list of two numbers",
     "objectives[].bounds[]": "a number",
+    "constraints": "a list of limits, such as [latency_ms <= 5]",
+    "constraints[]": "a limit, such as latency_ms <= 5",
     "budget": "a mapping with epochs (or steps), trials, minutes, evaluations",
     "budget.minutes": "a number above 0",
     "budget.seconds": "a number above 0",

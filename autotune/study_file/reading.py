@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from autotune.plugins.search import Budget, Objective, known_objectives
+from autotune.plugins.constraints import Constraint
+from autotune.plugins.search import Budget, Objective, known_objectives, misspelt_metric
 from autotune.space import Space, SpaceError
 from autotune.space.errors import MISSING, dotted, listed, nearest, shown, unknown
 from autotune.space.errors import Path as Place
@@ -58,6 +59,7 @@ class StudyFile:
         holdout: as `autotune.asked.as_holdout` reads it.
         checkpoint_url: of storage for checkpoints.
         limits: as `autotune.asked.as_limits` reads them.
+        constraints: limits that the winner must keep.
     """
 
     path: Path
@@ -80,6 +82,7 @@ class StudyFile:
     holdout: Mapping[str, float] | None = None
     checkpoint_url: str | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    constraints: tuple[Constraint, ...] = ()
 
 
 def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None:
@@ -103,6 +106,7 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
         problems += _task_problems(value["task"], path)
     if model is not None:
         problems += _objective_problems(model)
+        problems += _constraint_problems(model)
         problems += _budget_problems(model.budget)
         problems += _utility_problems(model.utility)
     if model is None or space is None or problems:
@@ -131,6 +135,7 @@ def read(value: Any, path: Path, problems: list[SpaceError]) -> StudyFile | None
             (model.warm_start,) if isinstance(model.warm_start, str) else tuple(model.warm_start)
         ),
         checkpoint_url=model.checkpoint_url,
+        constraints=tuple(map(Constraint.parse, model.constraints)),
     )
 
 
@@ -273,6 +278,26 @@ def _objective_problems(model: StudyModel) -> list[SpaceError]:
                 problem="none changes with training (kind curve)",
             )
         )
+    return problems
+
+
+def _constraint_problems(model: StudyModel) -> list[SpaceError]:
+    problems = []
+    known = known_objectives()
+    described = [e for e in model.objectives if not isinstance(e, str) or e in known]
+    objectives = [_objective(entry) for entry in described]
+    for index, text in enumerate(model.constraints):
+        place: Place = ("constraints", index)
+        try:
+            constraint = Constraint.parse(text)
+        except ValueError:
+            problems.append(SpaceError(place, text, EXPECTED["constraints[]"]))
+            continue
+        close = misspelt_metric(constraint.name, objectives)
+        if close is not None:
+            near = str(replace(constraint, name=close))
+            problem = f"unknown metric {shown(constraint.name)}"
+            problems.append(SpaceError(place, text, "a metric's name", near, problem=problem))
     return problems
 
 

@@ -114,7 +114,7 @@ class Simulator:
                 yield Failed(trial.number, decision.step, "error", "fails", decision.evaluation, at)
             else:
                 metrics = self.evaluation(trial.configuration, decision.evaluation)
-                alone = {o.name for o in self.search.context.objectives if o.alone}
+                alone = {o.name for o in self.search.context.measured if o.alone}
                 wanted = {
                     name: value
                     for name, value in metrics.items()

@@ -4,13 +4,12 @@ comes in: an arm bandit decides whose turn it is, successive halving what of tha
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from autotune.decide.arms.bandit import Bandit, Pull
 from autotune.decide.arms.families import KINDS, PARENTS, Families
@@ -39,6 +38,10 @@ from autotune.space import Categorical, Configuration, Space
 _STREAM = 41
 
 
+_Value = tuple[float, float]
+_WORST: _Value = (math.inf, math.inf)
+
+
 @dataclass
 class _State:
     """The fold.
@@ -48,8 +51,9 @@ class _State:
         bandit: which shares the pulls, and `arms`, its state.
         inside: the state of successive halving among each family's own trials.
         pulls: those whose segment has not ended, by trial.
-        latest: every trial's newest value (infinite if it failed), and `ordered`, all of them.
-        best: each family's best trials by their newest value, so many as new ones are bred from.
+        latest: every trial's violation of the constraints and newest value (infinite if it
+            failed), and `ordered`, all of them.
+        best: each family's best trials by these, so many as new ones are bred from.
         started: the identities of all configurations.
     """
 
@@ -58,9 +62,9 @@ class _State:
     arms: Any
     inside: list[Any]
     pulls: dict[int, Pull] = field(default_factory=dict)
-    latest: dict[int, float] = field(default_factory=dict)
-    ordered: list[float] = field(default_factory=list)
-    best: list[list[tuple[float, int]]] = field(default_factory=list)
+    latest: dict[int, _Value] = field(default_factory=dict)
+    ordered: list[_Value] = field(default_factory=list)
+    best: list[list[tuple[_Value, int]]] = field(default_factory=list)
     started: set[str] = field(default_factory=set)
 
 
@@ -107,7 +111,7 @@ class ArmPolicy(Policy):
             )
         bandit = self.bandit(len(families.options))
         inside = [_INSIDE.initial(context) for _ in families.options]
-        best: list[list[tuple[float, int]]] = [[] for _ in families.options]
+        best: list[list[tuple[_Value, int]]] = [[] for _ in families.options]
         return _State(families, bandit, bandit.initial(), inside, best=best)
 
     def observe(
@@ -126,10 +130,11 @@ class ArmPolicy(Policy):
                 if number not in state.pulls:
                     state.pulls[number] = state.bandit.pulled(state.arms, arm)
             case Frozen(step=step):
-                value = trials.score(trials[number].metrics.get(step, {}))
-                self._reward(state, number, arm, value if np.isfinite(value) else np.inf)
+                known = trials.known(number, step)
+                value = trials.violation(known), trials.score(known)
+                self._reward(state, number, arm, value if math.isfinite(value[1]) else _WORST)
             case Failed():
-                self._reward(state, number, arm, np.inf)
+                self._reward(state, number, arm, _WORST)
             case _:
                 pass
         return state
@@ -147,7 +152,7 @@ class ArmPolicy(Policy):
                 return None
 
     @staticmethod
-    def _reward(state: _State, number: int, arm: int, value: float) -> None:
+    def _reward(state: _State, number: int, arm: int, value: _Value) -> None:
         if number in state.latest:
             del state.ordered[bisect_left(state.ordered, state.latest[number])]
         state.latest[number] = value
@@ -156,7 +161,7 @@ class ArmPolicy(Policy):
             state.bandit.rewarded(state.arms, pull, _standing(value, state.ordered))
         insort(state.ordered, value)
         kept = [entry for entry in state.best[arm] if entry[1] != number]
-        state.best[arm] = sorted([*kept, (value, number)])[:PARENTS] if value < np.inf else kept
+        state.best[arm] = sorted([*kept, (value, number)])[:PARENTS] if value < _WORST else kept
 
     def decide(
         self,
@@ -188,9 +193,9 @@ class ArmPolicy(Policy):
 _INSIDE = ASHA()
 
 
-def _standing(value: float, others: list[float]) -> float:
+def _standing(value: _Value, others: list[_Value]) -> float:
     """The share of `others`, in order, that a value is better than; equals count half."""
-    if not np.isfinite(value):
+    if value == _WORST:
         return 0.0
     if not others:
         return 0.5

@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
 
 import numpy as np
 
@@ -57,6 +58,7 @@ def frozen(
     standing: Standing | None,
     most: int,
     kept: AbstractSet[int] = frozenset(),
+    violations: Mapping[int, float] = MappingProxyType({}),
 ) -> list[Trial]:
     """Frozen trials that may go on, by number: those that lead at their length, or all if none
     does; of more than `most` the better half by their best value and of the rest the newest.
@@ -70,12 +72,18 @@ def frozen(
         standing: None where trials that do not lead may go on as well: with several objectives a
             poor value of the primary one says little.
         kept: trials of the front, which count as better than all others.
+        violations: of the constraints, of every trial that violates any; the more, the worse.
     """
     found = [t for t in trials.all.values() if t.status == "frozen" and t.number in bests]
     if standing is not None:
         found = [trial for trial in found if standing.leads(trial)] or found
     if len(found) > most:
-        ranked = sorted(found, key=lambda t: (t.number not in kept, bests[t.number], t.number))
+
+        def rank(trial: Trial) -> tuple[bool, float, float, int]:
+            number = trial.number
+            return number not in kept, violations.get(number, 0.0), bests[number], number
+
+        ranked = sorted(found, key=rank)
         best, rest = ranked[: most // 2], ranked[most // 2 :]
         newest = sorted(rest, key=lambda trial: -trial.number)[: most - len(best)]
         found = sorted([*best, *newest], key=lambda trial: trial.number)

@@ -12,6 +12,7 @@ from autotune.decide import scale as scales
 from autotune.decide.avoidance import Avoidance
 from autotune.decide.configurations import first_configurations, identity
 from autotune.decide.cost import Costs
+from autotune.decide.feasibility import likely_kept, limited_curves
 from autotune.decide.front import DIRECTIONS, Aim, Front, searched
 from autotune.decide.policies import candidates, opening
 from autotune.plugins.search import (
@@ -21,7 +22,6 @@ from autotune.plugins.search import (
     FloatArray,
     ForecastFunction,
     Key,
-    Observed,
     Policy,
     ProposeFunction,
     Query,
@@ -49,22 +49,43 @@ UNLIKELY = 0.01
 """Where no trial may be started any more, the search ends when no frozen one is more likely than
 this to beat the best by its horizon."""
 
+LIKELY = 0.5
+"""What a segment in flight is expected to bring counts if it is as likely to keep the constraints.
+"""
+
 _STREAM = 19
 
 
 @dataclass
 class _State:
-    """First and best finite value of every trial, oriented so that less is better; the identities
-    of all configurations that were started; how trials stand; what units cost; which regions
-    fail; and the front, where there are several objectives to search for."""
+    """First and best finite value of every trial, oriented so that less is better, the best where
+    it violates the constraints least; how far that is; the identities of all configurations that
+    were started; how trials stand; what units cost; which regions fail; and the front, where there
+    are several objectives to search for."""
 
     avoidance: Avoidance
     front: Front | None
     firsts: dict[int, float] = field(default_factory=dict)
     bests: dict[int, float] = field(default_factory=dict)
+    violations: dict[int, float] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
     standing: candidates.Standing = field(default_factory=candidates.Standing)
     costs: Costs = field(default_factory=Costs)
+
+    def note(self, number: int, violation: float, value: float) -> None:
+        """A trial has a finite value that violates the constraints so far."""
+        self.firsts.setdefault(number, value)
+        known = self.violations.get(number, 0.0), self.bests.get(number, math.inf)
+        if number not in self.bests or (violation, value) < known:
+            self.bests[number] = value
+            self.violations.pop(number, None)
+            if violation > 0:
+                self.violations[number] = violation
+
+    def to_beat(self) -> float:
+        """The best value of what keeps the constraints; infinite where nothing does."""
+        kept = (v for n, v in self.bests.items() if n not in self.violations)
+        return min(kept if self.violations else self.bests.values(), default=math.inf)
 
 
 @dataclass(frozen=True)
@@ -156,6 +177,9 @@ class FreezeThaw(Policy):
 
     Where trials failed, new configurations like theirs are left out (`autotune.decide.avoidance`).
 
+    Constraints: the best is the best that keeps them, and the probability is that of beating it and
+    keeping the limits on curves, too (`autotune.decide.feasibility`).
+
     With a budget in seconds alone, the probability is taken per expected second
     (`autotune.decide.cost`), and no unit is begun that would not end in time.
     """
@@ -198,15 +222,14 @@ class FreezeThaw(Policy):
         state.avoidance.observe(event, trials)
         if state.front is not None:
             state.front.observe(event, trials)
+        for number, step, metrics in trials.settled(event):
+            value, violation = trials.score(metrics), trials.violation(metrics)
+            state.standing.note(number, step, math.inf if violation > 0 else value)
+            if math.isfinite(value):
+                state.note(number, violation, value)
         match event:
             case Decided(decision=Start(configuration=configuration)):
                 state.started.add(identity(configuration))
-            case Observed(trial=number):
-                value = trials.score(event.metrics)
-                state.standing.note(number, event.step, value)
-                if math.isfinite(value):
-                    state.firsts.setdefault(number, value)
-                    state.bests[number] = min(value, state.bests.get(number, math.inf))
             case Failed(trial=number, evaluation=None):
                 state.standing.fail(number)
             case _:
@@ -248,7 +271,7 @@ class FreezeThaw(Policy):
         if not may_start and not trials.in_flight:
             if front is not None and promise[chosen] < UNLIKELY / DIRECTIONS:
                 return Stop(f"no trial is more likely than {UNLIKELY:.0%} to improve the front")
-            if state.front is None and _hopeless(found.frozen, forecast, trials):
+            if state.front is None and _hopeless(context, state, found.frozen, forecast, trials):
                 return Stop(f"no trial is more likely than {UNLIKELY:.0%} to beat the best")
         trial = found.frozen[chosen]
         step = max(1, round(float(self.configuration["growth"]) * trial.frozen))
@@ -289,12 +312,17 @@ class FreezeThaw(Policy):
     ) -> _Candidates:
         """All that a worker could train at least one more unit of, with its cost."""
         if front is None:
-            frozen = candidates.frozen(trials, state.bests, state.standing, FROZEN)
-            best = sorted(state.bests, key=lambda number: (state.bests[number], number))
+            frozen = candidates.frozen(
+                trials, state.bests, state.standing, FROZEN, violations=state.violations
+            )
+            bests, beyond = state.bests, state.violations
+            best = sorted(bests, key=lambda n: (beyond.get(n, 0.0), bests[n], n))
             parents = best[: candidates.PARENTS]
         else:
             owners = sorted(set(front.owners))
-            frozen = candidates.frozen(trials, state.bests, None, FROZEN, set(owners))
+            frozen = candidates.frozen(
+                trials, state.bests, None, FROZEN, set(owners), state.violations
+            )
             parents = generator.permutation(owners)[: candidates.PARENTS].tolist()
         new: list[Configuration] = []
         if may_start:
@@ -341,15 +369,22 @@ class FreezeThaw(Policy):
         margins = 10.0 ** -generator.uniform(1.0, 4.0, size=(parts, THRESHOLDS))
         pending = _pending(trials)
         queries = [query for h in ahead for query in found.queries(h)]
-        forecasts = forecast(queries + pending)
-        expected = forecasts.quantile(0.5)[len(queries) :].tolist() if pending else []
-        best = min([min(state.bests.values()), *expected])
-        beaten = _thresholds(state, trials, best, margins)
-        likely = np.zeros((parts, len(found)))
-        for column in range(THRESHOLDS):
-            each = np.append(np.repeat(beaten[:, column], len(found)), [best] * len(pending))
-            below = forecasts.probability_below(each)[: len(queries)]
-            likely += below.reshape(parts, len(found))
+        limits = limited_curves(context, trials)
+        kept = likely_kept(limits, forecast, queries + pending)
+        likely = np.full((parts, len(found)), float(THRESHOLDS))
+        best = state.to_beat()
+        if math.isfinite(best):
+            forecasts = forecast(queries + pending)
+            expected = forecasts.quantile(0.5)[len(queries) :] if pending else np.zeros(0)
+            best = min([best, *expected[kept[len(queries) :] >= LIKELY].tolist()])
+            beaten = _thresholds(state, trials, best, margins)
+            likely = np.zeros((parts, len(found)))
+            for column in range(THRESHOLDS):
+                each = np.append(np.repeat(beaten[:, column], len(found)), [best] * len(pending))
+                below = forecasts.probability_below(each)[: len(queries)]
+                likely += below.reshape(parts, len(found))
+        if limits:
+            likely *= kept[: len(queries)].reshape(parts, len(found))
         return np.asarray(
             np.mean([p / found.prices(h) for p, h in zip(likely, ahead, strict=True)], 0)
         )
@@ -372,6 +407,7 @@ class FreezeThaw(Policy):
         aim = Aim(front, trials, generator, flying, expected)
         static = aim.static([trial.number for trial in found.frozen], found.new)
         promise = aim.promise(np.tile(static, (len(ahead), 1, 1)), forecasts)
+        promise = promise * likely_kept(limited_curves(context, trials), forecast, queries)
         likely = promise.reshape(len(ahead), len(found))
         return np.asarray(
             np.mean([p / found.prices(h) for p, h in zip(likely, ahead, strict=True)], 0)
@@ -430,10 +466,18 @@ def _flying(trials: Trials) -> list[int]:
     return [number for number in trials.in_flight if trials[number].target is not None]
 
 
-def _hopeless(frozen: list[Trial], forecast: ForecastFunction, trials: Trials) -> bool:
-    assert trials.best is not None
-    ends = forecast([Query(trial.horizon, trial=trial.number) for trial in frozen])
-    return bool(ends.probability_below(trials.best[0]).max() < UNLIKELY)
+def _hopeless(
+    context: SearchContext,
+    state: _State,
+    frozen: list[Trial],
+    forecast: ForecastFunction,
+    trials: Trials,
+) -> bool:
+    ends = [Query(trial.horizon, trial=trial.number) for trial in frozen]
+    better = likely_kept(limited_curves(context, trials), forecast, ends)
+    if math.isfinite(best := state.to_beat()):
+        better = better * forecast(ends).probability_below(best)
+    return bool(better.max() < UNLIKELY)
 
 
 def _thresholds(state: _State, trials: Trials, best: float, margins: FloatArray) -> FloatArray:

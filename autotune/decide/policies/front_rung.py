@@ -37,7 +37,8 @@ class _Front:
 
     Args:
         numbers: of the trials, ascending, (trials,).
-        values: theirs, (trials, objectives), less is better.
+        values: their violation of the constraints, then their objectives, (trials, 1 + objectives);
+            less is better.
         paused: which were not promoted, (trials,); `waiting` is how many.
         order: indices of the first to go on, as far as they are known.
     """
@@ -50,8 +51,9 @@ class _Front:
 
 
 class FrontRung:
-    """Ranks by fronts. Where the first objective is not finite, a trial stands behind all and is
-    never promoted; in another, it has the worst value there is.
+    """Ranks by fronts; what violates the constraints less dominates what does more, whatever their
+    values (Deb et al. 2002, NSGA-II, section VI). Where the first objective is not finite, a trial
+    stands behind all and is never promoted; in another, it has the worst value there is.
 
     Args:
         reduction: one in so many may go on.
@@ -68,11 +70,11 @@ class FrontRung:
         self._front: dict[int, _Front] = {}
         self._rest: dict[int, FloatArray] = {}
 
-    def enter(self, number: int, values: Sequence[float]) -> None:
+    def enter(self, number: int, values: Sequence[float], violation: float = 0.0) -> None:
         """A trial got here with these values."""
         self._count += 1
         if math.isfinite(values[0]):
-            point = np.array([v if math.isfinite(v) else math.inf for v in values])
+            point = np.array([violation, *(v if math.isfinite(v) else math.inf for v in values)])
             self._paused.add(number)
             self._place(number, point)
         self._cover()
@@ -110,7 +112,7 @@ class FrontRung:
         if front.waiting == 1 and most >= size:
             return int(front.paused.argmax())
         if len(front.order) < min(most, size):
-            front.order = self._order(front.values, min(most + SPARE, size))
+            front.order = self._order(front.values[:, 1:], min(most + SPARE, size))
         return next((index for index in front.order[:most] if front.paused[index]), None)
 
     def _place(self, number: int, point: FloatArray) -> None:
@@ -165,13 +167,15 @@ class FrontRung:
 
 
 def _dominates(points: FloatArray, point: FloatArray) -> BoolArray:
-    """Which of the points (points, objectives) dominate the one."""
-    return np.asarray((points <= point).all(axis=1) & (points < point).any(axis=1))
+    """Which of the points (points, 1 + objectives) dominate the one."""
+    by_values = (points <= point).all(axis=1) & (points < point).any(axis=1)
+    return np.asarray(by_values | (points[:, 0] < point[0]))
 
 
 def _dominated(points: FloatArray, point: FloatArray) -> BoolArray:
     """Which of the points the one dominates."""
-    return np.asarray((points >= point).all(axis=1) & (points > point).any(axis=1))
+    by_values = (points >= point).all(axis=1) & (points > point).any(axis=1)
+    return np.asarray(by_values | (points[:, 0] > point[0]))
 
 
 def _best_front(values: FloatArray) -> list[int]:

@@ -44,10 +44,10 @@ def promotion(
     rungs = levels(horizon, count)
     for low, high in zip(reversed(rungs[:-1]), reversed(rungs[1:]), strict=True):
         there = [trial for trial in first if trial.status == "failed" or trial.last >= low]
-        best = sorted((_best(trial, low, trials.objective), trial.number) for trial in there)
+        best = sorted((*_standing(trials, trial, low), trial.number) for trial in there)
         if len(objectives) > 1:
             best = _by_fronts(trials, best, objectives, low)
-        for value, number in best[: len(there) // REDUCTION]:
+        for _, value, number in best[: len(there) // REDUCTION]:
             trial = trials[number]
             to = min(high, trial.horizon)
             if math.isfinite(value) and trial.status == "frozen" and trial.frozen < to:
@@ -55,16 +55,27 @@ def promotion(
     return None
 
 
+def _standing(trials: Trials, trial: Trial, unit: int) -> tuple[float, float]:
+    """What it violates and its best value at the best unit up to this one."""
+    value = _best(trial, unit, trials.objective)
+    if not trials.constraints or math.isinf(value):
+        return 0.0, value
+    known = (trials.known(trial.number, step) for step in trial.metrics if step <= unit)
+    found = ((trials.violation(metrics), trials.score(metrics)) for metrics in known)
+    return min(entry for entry in found if math.isfinite(entry[1]))
+
+
 def _by_fronts(
-    trials: Trials, best: list[tuple[float, int]], objectives: Sequence[Objective], unit: int
-) -> list[tuple[float, int]]:
+    trials: Trials, best: list[tuple[float, float, int]], objectives: Sequence[Objective], unit: int
+) -> list[tuple[float, float, int]]:
     """In every curve objective a trial counts with its best value up to the unit."""
     curves = [objective for objective in objectives if objective.kind == "curve"]
     rows = [
         {**trials[n].static, **{o.name: o.sign * _best(trials[n], unit, o) for o in curves}}
-        for _, n in best
+        for _, _, n in best
     ]
-    return [best[index] for index in ranked(rows, objectives, trials.objective)]
+    violations = [beyond for beyond, _, _ in best]
+    return [best[index] for index in ranked(rows, objectives, trials.objective, violations)]
 
 
 def _best(trial: Trial, unit: int, objective: Objective) -> float:

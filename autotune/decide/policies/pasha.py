@@ -51,7 +51,8 @@ class PASHA(Policy):
     a tolerance of the one that stood at this place. The tolerance is estimated from the curves:
     two trials whose order changed and changed back are told apart by noise only, and the
     tolerance is the `PERCENTILE` of such pairs' differences at the last unit that both trained
-    to. Where no pair changed so, the last tolerance stays; it begins at 0.
+    to. Where no pair changed so, the last tolerance stays; it begins at 0. A trial that breaks the
+    constraints at one of the two rungs only has changed its place, too.
     """
 
     name = "pasha"
@@ -85,7 +86,10 @@ class PASHA(Policy):
             if arrived and state.top + 1 < len(units):
                 steps = range(1, units[state.top] + 1)
                 curve = np.array([trials.score(trial.metrics.get(step, {})) for step in steps])
-                if np.isfinite(curve).all():
+                ends = [trials.known(trial.number, units[place]) for place in _top_two(state)]
+                if len({trials.violation(known) > 0 for known in ends}) > 1:
+                    _grow(state)
+                elif np.isfinite(curve).all():
                     self._compare(state, state.ladder.bound(trial, state.top), curve)
         return state
 
@@ -101,8 +105,7 @@ class PASHA(Policy):
         state.tolerance[bound] = tolerance
         below = curves[:, state.ladder.units[state.top - 1] - 1]
         if not agree(below, curves[:, -1], tolerance):
-            state.top += 1
-            state.curves.clear()
+            _grow(state)
 
     def decide(
         self,
@@ -116,6 +119,16 @@ class PASHA(Policy):
         """Promote as far as the top rung, else start."""
         promoted = state.ladder.promotion(trials, state.top)
         return promoted or start(context, propose, trials, state.ladder.units[0])
+
+
+def _top_two(state: _State) -> tuple[int, int]:
+    return state.top - 1, state.top
+
+
+def _grow(state: _State) -> None:
+    """One more rung."""
+    state.top += 1
+    state.curves.clear()
 
 
 def noise(curves: FloatArray) -> float | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from autotune.plugins.search import (
@@ -51,8 +51,9 @@ def rung_units(horizon: int, reduction: int) -> list[int]:
 class Rung(Protocol):
     """What is known at one rung, and whom it lets go on."""
 
-    def enter(self, number: int, values: Sequence[float]) -> None:
-        """A trial got here with these values, oriented so that less is better."""
+    def enter(self, number: int, values: Sequence[float], violation: float = 0.0) -> None:
+        """A trial got here with these values, oriented so that less is better, and so far beyond
+        its constraints: whoever is less beyond stands before it."""
 
     def fail(self, number: int) -> None:
         """A trial ended badly on its way here: it counts as the worst."""
@@ -75,26 +76,26 @@ class SingleRung:
 
     def __init__(self, reduction: int) -> None:
         self._reduction = reduction
-        self.seen: list[tuple[float, int]] = []
-        self.paused: list[tuple[float, int]] = []
-        self._score: dict[int, float] = {}
+        self.seen: list[tuple[float, float, int]] = []
+        self.paused: list[tuple[float, float, int]] = []
+        self._score: dict[int, tuple[float, float]] = {}
 
-    def enter(self, number: int, values: Sequence[float]) -> None:
+    def enter(self, number: int, values: Sequence[float], violation: float = 0.0) -> None:
         """A trial got here with one value."""
         (value,) = values
         if not math.isfinite(value):
             return self.fail(number)
-        self._score[number] = value
-        insort(self.seen, (value, number))
-        insort(self.paused, (value, number))
+        self._score[number] = violation, value
+        insort(self.seen, (violation, value, number))
+        insort(self.paused, (violation, value, number))
 
     def fail(self, number: int) -> None:
         """It stands behind all others."""
-        insort(self.seen, (math.inf, number))
+        insort(self.seen, (math.inf, math.inf, number))
 
     def leave(self, number: int) -> None:
         """It is promoted, or failed since."""
-        entry = (self._score.get(number, math.inf), number)
+        entry = (*self._score.get(number, (math.inf, math.inf)), number)
         place = bisect_left(self.paused, entry)
         if self.paused[place : place + 1] == [entry]:
             del self.paused[place]
@@ -105,14 +106,15 @@ class SingleRung:
             return None
         first = self.paused[0]
         leads = bisect_left(self.seen, first) < len(self.seen) // self._reduction
-        return first[1] if leads else None
+        return first[2] if leads else None
 
 
 class Ladder:
     """One ladder of rungs: the state of ASHA, or of a bracket of Hyperband.
 
     Trials bound to a horizon at a rung are compared there only with each other, but at their end
-    with all. A trial that failed counts at the rung that it did not reach.
+    with all. A trial that failed counts at the rung that it did not reach. What breaks a constraint
+    stands behind what breaks none, or less.
 
     A trial that left its rung and was cut short of the next, by the end of a budget say, stands at
     none: it goes on to the next before any other is promoted.
@@ -148,12 +150,16 @@ class Ladder:
                 place = self.reached.get(number, -1) + 1
                 while place < len(self.units) and self.units[place] <= trial.frozen:
                     self._leave(trial)
-                    self._rung(trial, place).enter(number, self._values(trial, place))
+                    known = trials.known(number, self.units[place])
+                    rung = self._rung(trial, place)
+                    rung.enter(number, self._values(known), trials.violation(known))
                     self.reached[number] = place
                     self._under_way.pop(number, None)
                     place += 1
                 if trial.status == "done":
                     self._drop(trial)  # at the head of a rung it would keep all others there
+                if trial.barred and number not in self.reached:
+                    self._rung(trial, 0).fail(number)
             case Evicted(trial=number) if trials[number].status == "evicted":
                 self._drop(trials[number])  # to train it from nothing costs more than it promises
             case Failed(trial=number, evaluation=None):
@@ -206,8 +212,7 @@ class Ladder:
         if trial.number in self.reached:
             self._rung(trial, self.reached[trial.number]).leave(trial.number)
 
-    def _values(self, trial: Trial, place: int) -> list[float]:
-        known = {**trial.static, **trial.metrics.get(self.units[place], {})}
+    def _values(self, known: Mapping[str, float]) -> list[float]:
         return [o.sign * known.get(o.name, math.nan) for o in self._objectives]
 
 

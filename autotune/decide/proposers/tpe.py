@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotune.decide.configurations import identity, unseen
+from autotune.plugins.constraints import Constraint
 from autotune.plugins.search import (
     Event,
     Failed,
+    Frozen,
     Key,
-    Observed,
     Proposer,
     SearchContext,
 )
@@ -54,7 +57,10 @@ class TPE(Proposer):
     How curves enter: there is one Optuna study for every power of two up to the horizon, and
     one for the horizon. A trial is appended to the study of a rung, once, as a complete Optuna
     trial with its oriented value at that unit (infinite if not finite); a failed trial is
-    appended with an infinite value to all rungs that it did not reach. Proposals come from the
+    appended with an infinite value to all rungs that it did not reach, and so is one that broke a
+    limit by what is measured once. Constraints are given to Optuna with a trial's value, so that of
+    those that break any the less violating count as better, and all others as better still.
+    Proposals come from the
     highest rung that holds `startup` trials with finite values, as in BOHB (Falkner et al.
     2018, 1807.01774), so that only values at equal units are compared.
 
@@ -102,9 +108,14 @@ class TPE(Proposer):
 
     def observe(self, state: _State, event: Event, trials: Trials) -> _State:
         """Append the trial to the rung it has reached, or to all others if it failed."""
+        for number, step, metrics in trials.settled(event):
+            if step in state.studies:
+                _append(state, trials[number], step, trials.score(metrics), metrics)
         match event:
-            case Observed(trial=number, step=step) if step in state.studies:
-                _append(state, trials[number], step, trials.score(event.metrics))
+            case Frozen(trial=number, step=step) if trials[number].barred:
+                known = trials.known(number, step)
+                for rung in state.studies:
+                    _append(state, trials[number], rung, math.inf, known)
             case Failed(trial=number, evaluation=None, cause=cause) if cause != "ended":
                 for rung in state.studies:
                     _append(state, trials[number], rung, math.inf)
@@ -150,7 +161,13 @@ class TPE(Proposer):
         )
 
 
-def _append(state: _State, trial: Trial, rung: int, value: float) -> None:
+def _append(
+    state: _State,
+    trial: Trial,
+    rung: int,
+    value: float,
+    metrics: Mapping[str, float] = MappingProxyType({}),
+) -> None:
     from optuna.trial import create_trial
 
     entered = state.entered.setdefault(trial.number, set())
@@ -164,9 +181,20 @@ def _append(state: _State, trial: Trial, rung: int, value: float) -> None:
             params={name: _to_optuna(slots[i], trial.encoded[i]) for name, i in active.items()},
             distributions={name: state.distributions[name] for name in active},
             value=value if math.isfinite(value) else math.inf,
+            constraints=_excesses(state.context.constraints, metrics),
         )
     )
     state.finite[rung] += math.isfinite(value)
+
+
+def _excesses(
+    constraints: Sequence[Constraint], metrics: Mapping[str, float]
+) -> dict[str, float] | None:
+    """How far a trial is beyond each limit, which Optuna takes for broken above 0; 0 for what was
+    not measured."""
+    found = {str(c): c.excess(metrics.get(c.name, math.nan)) for c in constraints}
+    finite = {c: float(np.clip(np.nan_to_num(e), -1e300, 1e300)) for c, e in found.items()}
+    return finite or None
 
 
 def _opened(study: Study) -> Study:

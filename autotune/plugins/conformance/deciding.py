@@ -286,7 +286,7 @@ def _asked(part: Any, context: SearchContext) -> Iterator[tuple[Any, Any, Trials
     """(part, state, trials, events so far) at the start of a study, now and then, and at the
     end."""
     events = Simulation(context).history()
-    trials = Trials(context.space, context.objectives)
+    trials = Trials(context.space, context.objectives, context.constraints)
     state = part.initial(context)
     for number, event in enumerate(events):
         if number % EVERY == 0:

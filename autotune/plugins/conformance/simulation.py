@@ -64,7 +64,7 @@ class Simulation:
 
     def __init__(self, context: SearchContext) -> None:
         self.context = context
-        self.trials = Trials(context.space, context.objectives)
+        self.trials = Trials(context.space, context.objectives, context.constraints)
         self.events: list[Event] = []
         self._lost: set[int] = set()
 
