@@ -286,6 +286,7 @@ def run(
     from autotune.decide import build_search
 
     means = means or Means(header.executor, header.workers, header.device)
+    driver: Driver | None = None
     try:
         if progress:
             announce(log, header)
@@ -293,16 +294,17 @@ def run(
             executor, execution = _execution(log.folder, header, task, means)
             shown = _progress(log, header) if progress else nullcontext()
             with shown as listener:
-                Driver(
+                driver = Driver(
                     log,
                     header,
-                    build_search(header.context(), header.search, get),
+                    build_search(header.context(), header.search, get, log.events),
                     executor,
                     execution,
                     lambda configuration: bound_from(header.resolved, configuration, task),
                     header.limits,
                     [*([listener] if listener else []), *listeners],
-                ).run()
+                )
+                driver.run()
     except (PluginError, TaskError):
         if not log.count:
             log.withdraw()  # the workers never came up
@@ -311,10 +313,10 @@ def run(
         raise Interrupted(error.number, f"{error}; {how_to_resume(log.folder, header)}") from None
     finally:
         log.close()
-    result = StudyView(log.folder, task).result
-    if progress and result.unmet is not None:
-        print(f"note: {result.unmet}", file=sys.stderr)
-    return result
+    view = driver.view(task) if driver is not None else StudyView(log.folder, task)
+    if progress and view.result.unmet is not None:
+        print(f"note: {view.result.unmet}", file=sys.stderr)
+    return view.result
 
 
 def _execution(

@@ -246,20 +246,50 @@ class StudyView:
 
     def __init__(self, folder: Path, task: Any = None) -> None:
         """Raises `record.RecordError` if there is no readable record."""
+        with record.reading(folder) as (events, meta):
+            context = Header.from_plain(meta["header"]).context()
+            trials = Trials(context.space, context.objectives, context.constraints)
+            count = 0
+            for event in events:
+                trials.observe(event)
+                count += 1
+                if isinstance(event, Extended):
+                    context = context.extended(event)
+        self._tell(folder, task, meta, context, trials, count)
+
+    @classmethod
+    def folded(
+        cls,
+        folder: Path,
+        meta: Mapping[str, Any],
+        context: SearchContext,
+        trials: Trials,
+        count: int,
+        task: Any = None,
+    ) -> StudyView:
+        """A study that somebody has folded already: `trials` and `context` after `count` events.
+        It is as good as the trials, which it shares, stay as they are."""
+        view = cls.__new__(cls)
+        view._tell(folder, task, dict(meta), context, trials, count)
+        return view
+
+    def _tell(
+        self,
+        folder: Path,
+        task: Any,
+        meta: dict[str, Any],
+        context: SearchContext,
+        trials: Trials,
+        count: int,
+    ) -> None:
         self.folder = folder
         self.task = task
-        self.count = 0
-        with record.reading(folder) as (events, self.meta):
-            self.header: Header = Header.from_plain(self.meta["header"])
-            self.name = self.header.name
-            self.context: SearchContext = self.header.context()
-            context = self.context
-            self.trials = Trials(context.space, context.objectives, context.constraints)
-            for event in events:
-                self.trials.observe(event)
-                self.count += 1
-                if isinstance(event, Extended):
-                    self.context = self.context.extended(event)
+        self.meta = meta
+        self.header: Header = Header.from_plain(meta["header"])
+        self.name = self.header.name
+        self.context = context
+        self.trials = trials
+        self.count = count
 
     @cached_property
     def events(self) -> list[Event]:

@@ -1,6 +1,7 @@
-"""How much memory a driver takes at 3,000 trials and a million observations.
+"""How much memory a driver takes at 3,000 trials and a million observations, and what checkpoints
+take of a study's byte budget.
 
-    python benchmarks/memory.py --json memory.jsonl        # half an hour
+    python benchmarks/memory.py --json memory.jsonl        # ten minutes
     python benchmarks/memory.py --smoke
 
 A generated table of learning curves is searched through `autotune.tune` with the replay executor:
@@ -13,6 +14,10 @@ A small study is run first in each process, so that all imports are done; reside
 every 50 ms, and the table gives its peak above what it was then. The aim: under 300 MB. The record
 lies in memory where the system has /dev/shm, because a million synced commits are not what is
 measured; it is left out of the figures, as it would lie on a disk.
+
+Then a study is run on two local workers whose checkpoints, 3 MB each, have a byte budget of ten of
+them. Their folder is looked at every 2 ms, and the second table gives the most that lay there at
+any moment, unfinished files included. The aim: never above the budget.
 """
 
 from __future__ import annotations
@@ -27,21 +32,29 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
+import segment_overhead
 
 import autotune
 from autotune.decide import build_search
 from autotune.execute.recorded_table import RecordedTable
+from autotune.execute.store import checkpoint_bytes
 from autotune.header import Header
 from autotune.plugins.discovery import get
-from autotune.plugins.search import Key
+from autotune.plugins.search import Evicted, Frozen, Key
 from autotune.record import Record
+from autotune.space import Plugins, Space
 
 AIM = 300.0
 """MB (10**6 bytes)."""
+
+KEPT = 10
+"""Checkpoints that the byte budget has room for."""
 
 NAMES = ("learning_rate", "weight_decay", "momentum", "dropout", "width", "depth")
 
@@ -124,12 +137,58 @@ def taken_up(folder: Path) -> None:
     try:
         header = Header.from_plain(log.meta["header"])
         parts = {**header.search, "policy": {"name": "freeze_thaw"}}
-        search = build_search(header.context(), parts, get)
+        search = build_search(header.context(), parts, get, log.events)
         for event in log.events():
             search.observe(event)
         search.decide(Key(header.seed, search.trials.decisions))
     finally:
         log.close()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes of checkpoints: the budget, the most at any moment, and all that were written; how
+    many were evicted for the budget."""
+
+    budget: int
+    most: int
+    written: int
+    evicted: int
+
+
+def checkpoints(folder: Path, trials: int) -> Kept:
+    """A study whose checkpoints have a byte budget."""
+    task = f"{Path(segment_overhead.__file__).resolve()}:megabyte"
+    options = {
+        "space": Space({"optimizer": Plugins("optimizer", include=("adamw",))}),
+        "objectives": ["validation_loss"],
+        "search": {"policy": "asha", "proposer": "random"},
+        "final": False,
+        "folder": folder,
+        "progress": False,
+    }
+    one = autotune.tune(task, budget={"trials": 1}, horizon=1, name="one", workers=1, **options)
+    budget = KEPT * max(checkpoint_bytes(one.folder), 1)
+    over, most = threading.Event(), [0]
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            most[0] = max(most[0], checkpoint_bytes(folder / "kept"))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        limits = {"checkpoint_gb": budget / 1e9}
+        result = autotune.tune(
+            task, budget={"trials": trials}, horizon=9, name="kept", limits=limits, **options
+        )
+    finally:
+        over.set()
+        watcher.join()
+    events = result.view.events
+    written = sum(event.size for event in events if isinstance(event, Frozen))
+    gone = sum(isinstance(event, Evicted) and event.cause == "budget" for event in events)
+    return Kept(budget, most[0], written, gone)
 
 
 # --- in a process of its own ----------------------------------------------------------------
@@ -166,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--measure", nargs=2, metavar=("WHAT", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     trials, units = (100, 30) if asked.smoke else (asked.trials, asked.units)
+    held = 30 if asked.smoke else 300
     if asked.measure:
         what, place = asked.measure
         print(json.dumps(measure(what, Path(place), trials, units)))
@@ -189,7 +249,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if asked.json:
                 with asked.json.open("a") as file:
                     file.write(json.dumps(row) + "\n")
-    return int(worst > AIM)
+        kept = checkpoints(Path(name), held)
+    print("\n| checkpoints, MB | byte budget | most on disk | written in all | evicted |")
+    print("|---|---|---|---|---|")
+    print(
+        f"| {held} trials, 2 workers | {kept.budget / 1e6:.2f} | {kept.most / 1e6:.2f} | "
+        f"{kept.written / 1e6:.0f} | {kept.evicted} |"
+    )
+    if asked.json:
+        with asked.json.open("a") as file:
+            file.write(json.dumps({"process": "checkpoints", **asdict(kept)}) + "\n")
+    return int(worst > AIM or kept.most > kept.budget)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from autotune.decide.search import Search
-from autotune.plugins.search import SearchContext
+from autotune.plugins.search import Event, SearchContext
 
 __all__ = ["Search", "build_search"]
 
@@ -15,6 +15,7 @@ def build_search(
     context: SearchContext,
     search: Mapping[str, Mapping[str, Any]],
     get_plugin: Callable[[str, str], Any],
+    past: Callable[[], Iterable[Event]] | None = None,
 ) -> Search:
     """A search from names.
 
@@ -23,6 +24,7 @@ def build_search(
         search: for each of ``policy``, ``proposer`` and ``forecaster`` a mapping of ``name`` and
             hyperparameters of the plugin's own space.
         get_plugin: ``get_plugin(kind, name)`` gives the class.
+        past: as `Search` takes it.
 
     Raises:
         SpaceError: a hyperparameter is unknown or out of range.
@@ -33,4 +35,5 @@ def build_search(
         given = {key: value for key, value in search[kind].items() if key != "name"}
         plugin.space().validate(plugin.space().complete(given))
         parts.append(plugin(given))
-    return Search(context, *parts)
+    policy, proposer, forecaster = parts
+    return Search(context, policy, proposer, forecaster, past)

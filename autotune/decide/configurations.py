@@ -4,6 +4,7 @@ same as another."""
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 
 import numpy as np
 
@@ -36,20 +37,23 @@ def first_configurations(context: SearchContext) -> list[Configuration]:
 
 
 def unseen(
-    space: Space, generator: np.random.Generator, count: int, taken: set[str], prior: bool = False
+    space: Space,
+    generator: np.random.Generator,
+    count: int,
+    *taken: Container[str],
+    prior: bool = False,
 ) -> list[Configuration]:
-    """Up to `count` random configurations that are not in `taken`, all different; fewer if
+    """Up to `count` random configurations that are in none of `taken`, all different; fewer if
     `TRIES` draws for each did not find them (a small space without any left)."""
-    seen = set(taken)
-    found: list[Configuration] = []
+    found: dict[str, Configuration] = {}
     for _ in range(count * TRIES):
         if len(found) == count:
             break
         configuration = space.sample(generator, prior=prior)
-        if identity(configuration) not in seen:
-            seen.add(identity(configuration))
-            found.append(configuration)
-    return found
+        text = identity(configuration)
+        if not any(text in texts for texts in (*taken, found)):
+            found[text] = configuration
+    return list(found.values())
 
 
 def apart(configurations: list[Configuration], trials: Trials) -> list[Configuration]:

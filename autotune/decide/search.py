@@ -9,7 +9,7 @@ is proposed), segments that were lost or cut short, failures, and the closing ph
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -18,6 +18,7 @@ from autotune.decide.closing import CLOSING_SHARE, Closing
 from autotune.decide.configurations import first_configurations, identity, unseen
 from autotune.decide.final import FinalPhase
 from autotune.decide.history import History
+from autotune.decide.leaders import Leaders
 from autotune.decide.transfer import Informed
 from autotune.decide.utility import UtilityStop
 from autotune.plugins.base import PluginError
@@ -81,12 +82,21 @@ class Search:
         - with a utility, the search is over when no further training is expected to be worth
           its cost (`autotune.decide.utility`).
 
+    Args:
+        past: reads the events folded so far again, from their first, where they are needed:
+            when the study is extended. None: they are kept in memory.
+
     Attributes:
         trials: the fold of the events.
     """
 
     def __init__(
-        self, context: SearchContext, policy: Policy, proposer: Proposer, forecaster: Forecaster
+        self,
+        context: SearchContext,
+        policy: Policy,
+        proposer: Proposer,
+        forecaster: Forecaster,
+        past: Callable[[], Iterable[Event]] | None = None,
     ) -> None:
         self.context = context
         self.trials = Trials(context.space, context.objectives, context.constraints)
@@ -102,10 +112,13 @@ class Search:
         self._observations = 0
         self._paid = 0
         self._fruitless: list[str] = []
-        self._events = History()
+        self._past = past
+        self._history = History()
+        self._folded = 0
         self._closing = Closing(context)
         self._final = FinalPhase(context)
-        self._utility = UtilityStop(context)
+        self._leaders = Leaders()
+        self._utility = UtilityStop(context, self._leaders)
         self._avoidance = Avoidance(context.space, context.seed)
 
     # --- fold ---------------------------------------------------------------------------------
@@ -116,13 +129,16 @@ class Search:
         self.trials.observe(event)
         self._closing.observe(event, self.trials)
         self._final.observe(event, self.trials)
+        self._leaders.observe(event, self.trials)
         self._utility.observe(event, self.trials)
         self._avoidance.observe(event, self.trials)
         if isinstance(event, Extended):
             self._extend(event)
         else:
             self._show(event, self.trials)
-        self._events.append(event)
+        if self._past is None:
+            self._history.append(event)
+        self._folded += 1
 
     def _show(self, event: Event, trials: Trials) -> None:
         """Tell policy, proposer and forecaster; but nothing of the final phase's further
@@ -146,7 +162,8 @@ class Search:
         self._proposer_state = self._proposer.initial(context)
         trials = Trials(context.space, context.objectives, context.constraints)
         self._informed = _informed(context, self._forecaster, trials)
-        for past in self._events:
+        events = self._history if self._past is None else self._past()
+        for past in islice(events, self._folded):
             if isinstance(past, Decided) and isinstance(past.decision, Start):
                 horizon = self.trials[past.decision.trial].horizon
                 past = replace(past, decision=replace(past.decision, horizon=horizon))
@@ -250,7 +267,8 @@ class Search:
         """That no further training is worth its cost to the user; None if some is."""
         limit = self.context.budget.trials
         may_start = limit is None or len(self.trials) - self.trials.further < limit
-        return self._utility.verdict(self.trials, self._forecast, key, may_start)
+        started = self._started if may_start else None
+        return self._utility.verdict(self.trials, self._forecast, key, started)
 
     def _late(self) -> str | None:
         """Why there is no time for one more unit, at the mean cost of a unit; None if there
@@ -337,12 +355,7 @@ class Search:
 
     def _in_time_left(self, left: float, deadline: float | None) -> Thaw | Stop:
         """One more unit of the best frozen trial of which one still ends in time."""
-        value = {
-            number: self.trials.standing(number)
-            for number, trial in self.trials.all.items()
-            if trial.status == "frozen" and trial.own
-        }
-        for number in sorted(value, key=lambda number: (value[number], number)):
+        for number in self._leaders.frozen():
             trial = self.trials[number]
             if self._clipped(trial, trial.frozen + 1, left, deadline) > trial.frozen:
                 return Thaw(number, trial.frozen + 1)
@@ -422,14 +435,13 @@ class Search:
                 text = identity(configuration)
                 if text not in self._started:
                     found.setdefault(text, configuration)
-        if len(found) < count:  # nothing is copied for the others: there may be thousands
-            taken = self._started | found.keys()
+        if len(found) < count:
 
             def fresh(wanted: int) -> list[Configuration]:
-                return unseen(self.context.space, key.generator(_LOST), wanted, taken)
+                space, generator = self.context.space, key.generator(_LOST)
+                return unseen(space, generator, wanted, self._started, found)
 
             for configuration in self._avoidance.drawn(fresh, count - len(found), self.trials):
-                taken.add(identity(configuration))
                 found[identity(configuration)] = configuration
             for configuration in fresh(count - len(found)):  # all that is left is likely to fail
                 found[identity(configuration)] = configuration

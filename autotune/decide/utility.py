@@ -12,12 +12,14 @@ voices a doubt (`Doubt`), which is recorded; `PATIENCE` of them in a row end the
 
 from __future__ import annotations
 
-import math
+from collections.abc import Container
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 import numpy as np
 
 from autotune.decide.configurations import identity, unseen
+from autotune.decide.leaders import Leaders
 from autotune.plugins.search import (
     Decided,
     Doubt,
@@ -83,22 +85,20 @@ class _Prospect:
 
 
 class UtilityStop:
-    """The fold and the verdict."""
+    """The fold and the verdict. What breaks a constraint improves nothing.
 
-    def __init__(self, context: SearchContext) -> None:
+    Args:
+        leaders: has always folded the events that are shown here.
+    """
+
+    def __init__(self, context: SearchContext, leaders: Leaders) -> None:
         self.context = context
-        self._bests: dict[int, float] = {}
+        self._leaders = leaders
         self._aims: dict[int, int] = {}
         self._doubts = 0
 
     def observe(self, event: Event, trials: Trials) -> None:
-        """Fold one event that `trials` has folded already. What breaks a constraint improves
-        nothing."""
-        for number, _, metrics in trials.settled(event):
-            value = trials.score(metrics)
-            kept = trials[number].own and not trials.violation(metrics) > 0
-            if kept and math.isfinite(value):
-                self._bests[number] = min(value, self._bests.get(number, math.inf))
+        """Fold one event that `trials` has folded already."""
         match event:
             case Decided(decision=Doubt()):
                 self._doubts += 1
@@ -122,29 +122,33 @@ class UtilityStop:
         """Whether the question is asked at a decision of this number."""
         return (
             self.context.utility is not None
-            and len(self._bests) >= EVIDENCE
+            and self._leaders.feasible >= EVIDENCE
             and number % EVERY == 0
         )
 
     def verdict(
-        self, trials: Trials, forecast: ForecastFunction, key: Key, may_start: bool
+        self, trials: Trials, forecast: ForecastFunction, key: Key, started: Container[str] | None
     ) -> Doubt | Stop | None:
         """That no further training pays, with the figures; None if one may, or if it is not the
-        time to ask."""
+        time to ask.
+
+        Args:
+            started: the identities of all configurations; None if no other may be started.
+        """
         if not self._is_asked(key.number):
             return None
-        reason = self._reason(trials, forecast, key, may_start)
+        reason = self._reason(trials, forecast, key, started)
         if reason is None:
             return None
         return Stop(reason) if self._doubts + 1 >= PATIENCE else Doubt(reason)
 
     def _reason(
-        self, trials: Trials, forecast: ForecastFunction, key: Key, may_start: bool
+        self, trials: Trials, forecast: ForecastFunction, key: Key, started: Container[str] | None
     ) -> str | None:
         utility = self.context.utility
         assert utility is not None, "it is asked only with one"
-        best = min(self._bests.values())
-        prospects, queries = self._prospects(trials, key, may_start)
+        _, best = self._leaders.bests[self._leaders.best(1)[0]]
+        prospects, queries = self._prospects(trials, key, started)
         if not queries:
             return None
         gains = expected_improvement(forecast(queries), best)
@@ -159,36 +163,35 @@ class UtilityStop:
         return _words(self.context, prospects[chosen], gains[chosen], costs[chosen], price)
 
     def _prospects(
-        self, trials: Trials, key: Key, may_start: bool
+        self, trials: Trials, key: Key, started: Container[str] | None
     ) -> tuple[list[_Prospect], list[Query]]:
-        ranked = sorted(self._bests, key=lambda number: (self._bests[number], number))
         mean = trials.train_seconds / max(trials.units, 1)
         prospects: list[_Prospect] = []
         queries: list[Query] = []
-        for number in [n for n in ranked if trials[n].status == "frozen"][:LOOKED_AT]:
+        feasible = takewhile(self._leaders.is_feasible, self._leaders.frozen())
+        for number in islice(feasible, LOOKED_AT):
             trial = trials[number]
             seconds = trial.seconds.total / max(len(trial.seconds), 1)
             for end in _ends(trial.frozen, trial.horizon):
                 prospects.append(_Prospect(number, trial.frozen, end, seconds))
                 queries.append(Query(end, trial=number))
-        for configuration in self._new(trials, ranked, key) if may_start else []:
+        for configuration in [] if started is None else self._new(trials, key, started):
             for end in _ends(0, self.context.horizon):
                 prospects.append(_Prospect(None, 0, end, mean))
                 queries.append(Query(end, configuration=configuration))
         return prospects, queries
 
-    def _new(self, trials: Trials, ranked: list[int], key: Key) -> list[Configuration]:
+    def _new(self, trials: Trials, key: Key, started: Container[str]) -> list[Configuration]:
         """Configurations that were never started, some near the best trials, some random."""
         space, generator = self.context.space, key.generator(_STREAM)
-        taken = {identity(trial.configuration) for trial in trials.all.values()}
-        found = []
+        parents = self._leaders.best(PARENTS)
+        near: dict[str, Configuration] = {}
         for index in range(NEW // 2):
-            parent = trials[ranked[index % min(PARENTS, len(ranked))]]
+            parent = trials[parents[index % len(parents)]]
             neighbour = space.neighbour(parent.configuration, generator)
-            if identity(neighbour) not in taken:
-                taken.add(identity(neighbour))
-                found.append(neighbour)
-        return found + unseen(space, generator, NEW // 2, taken)
+            if identity(neighbour) not in started:
+                near.setdefault(identity(neighbour), neighbour)
+        return [*near.values(), *unseen(space, generator, NEW // 2, started, near)]
 
 
 def _ends(begin: int, horizon: int) -> list[int]:

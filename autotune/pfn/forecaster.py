@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,16 +74,15 @@ class HistogramForecast(Forecast):
 
 @dataclass
 class State:
-    """The curves, oriented so that less is better, in the order of their observations; `first`
-    and `best` finite value of every trial; where trials failed."""
+    """What is known of every trial beside its curve, which `Trials` holds. Values are oriented so
+    that less is better: the `first` finite one, the `best` one (infinite where none is finite);
+    and the unit at which it `failed`."""
 
     objective: Objective
     plan: slots.Layout
-    trial: array[int] = field(default_factory=lambda: array("q"))
-    step: array[int] = field(default_factory=lambda: array("q"))
-    value: array[float] = field(default_factory=lambda: array("d"))
     first: dict[int, float] = field(default_factory=dict)
     best: dict[int, float] = field(default_factory=dict)
+    failed: dict[int, int] = field(default_factory=dict)
 
 
 class CurveNetworkForecaster(Forecaster):
@@ -124,24 +122,20 @@ class CurveNetworkForecaster(Forecaster):
     def observe(self, state: State, event: Event, trials: Trials) -> State:
         """Note what was observed, and failures as the worst value there is."""
         match event:
-            case Observed(trial=number, step=step, metrics=metrics):
+            case Observed(trial=number, metrics=metrics):
                 value = state.objective.sign * metrics.get(state.objective.name, math.nan)
-                self._note(state, number, step, value if math.isfinite(value) else math.inf)
+                if math.isfinite(value):
+                    state.first.setdefault(number, value)
+                else:
+                    value = math.inf
+                state.best[number] = min(value, state.best.get(number, math.inf))
             case Failed(trial=number, step=step, cause=cause, evaluation=None):
                 if cause in _CAUSES:
-                    self._note(state, number, step + 1, math.inf)
+                    state.failed[number] = step + 1
+                    state.best.setdefault(number, math.inf)
             case _:
                 pass
         return state
-
-    @staticmethod
-    def _note(state: State, number: int, step: int, value: float) -> None:
-        state.trial.append(number)
-        state.step.append(step)
-        state.value.append(value)
-        if math.isfinite(value):
-            state.first.setdefault(number, value)
-            state.best[number] = min(value, state.best.get(number, math.inf))
 
     @torch.inference_mode()
     def forecast(
@@ -151,7 +145,7 @@ class CurveNetworkForecaster(Forecaster):
         scale = scaling.fitted(
             state.objective,
             np.array(list(state.first.values())),
-            np.array(list(state.best.values())),
+            np.array([best for best in state.best.values() if best < math.inf]),
         )
         network = self.network()
         if not queries:
@@ -182,17 +176,16 @@ def _seen(
     scale: Scaling,
     queries: Sequence[Query],
 ) -> _Seen:
-    number, step, value = _curves(state)
-    chosen = _chosen(state, number)
+    chosen = _chosen(state)
+    number, step, value = _curves(state, trials, chosen)
     row_of = {int(trial): row for row, trial in enumerate(chosen)}
     row, encoded, mask = _rows(trials, row_of, queries)
     filled = _filled(state, trials, scale, chosen, encoded, mask)
     count = len(filled)
 
-    inside = np.isin(number, chosen)
-    curve = torch.from_numpy(np.searchsorted(chosen, number[inside]).astype(np.int64))
-    time = torch.from_numpy(np.minimum(step[inside] / context.horizon, 1.0)).float()
-    observed = torch.from_numpy(scale.normalise(value[inside])).float()
+    curve = torch.from_numpy(np.searchsorted(chosen, number).astype(np.int64))
+    time = torch.from_numpy(np.minimum(step / context.horizon, 1.0)).float()
+    observed = torch.from_numpy(scale.normalise(value)).float()
     spacing = torch.full((count,), 1.0 / context.horizon)
     described = features.curves(count, curve, time, observed, spacing)
     basis = torch.from_numpy(_best_and_newest(state, chosen, relations.BASIS))[None]
@@ -246,22 +239,29 @@ def _filled(
     return torch.from_numpy(slots.filled(state.plan, encoded, mask, kept))
 
 
-def _curves(state: State) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Trial, step and value of all observations by trial and step; of a step that was trained
-    twice the later value."""
-    trial = np.array(state.trial, dtype=np.int64)
-    step = np.array(state.step, dtype=np.int64)
-    value = np.array(state.value)
-    order = np.lexsort((np.arange(len(trial)), step, trial))
-    trial, step, value = trial[order], step[order], value[order]
-    last = np.ones(len(trial), dtype=bool)
-    last[:-1] = (trial[1:] != trial[:-1]) | (step[1:] != step[:-1])
-    return trial[last], step[last], value[last]
+def _curves(
+    state: State, trials: Trials, chosen: np.ndarray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Trial, step and oriented value of all observations of the trials that are looked at, by
+    trial and step; where one failed, and where a value is not finite, infinite."""
+    numbers, steps, values = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
+    for number in map(int, chosen):
+        step, value = trials.scores(number)
+        failed = state.failed.get(number)
+        if failed is not None:
+            place = np.searchsorted(step, failed)
+            beyond = place + (failed in step)
+            step = np.concatenate([step[:place], [failed], step[beyond:]])
+            value = np.concatenate([value[:place], [math.inf], value[beyond:]])
+        numbers.append(np.full(len(step), number))
+        steps.append(step)
+        values.append(np.where(np.isfinite(value), value, math.inf))
+    return np.concatenate(numbers), np.concatenate(steps), np.concatenate(values)
 
 
-def _chosen(state: State, number: np.ndarray) -> np.ndarray:
+def _chosen(state: State) -> np.ndarray:
     """Numbers of the trials that are looked at, ascending."""
-    known = np.unique(number)
+    known = np.array(sorted(state.best), dtype=np.int64)
     return known[_best_and_newest(state, known, TRIALS)]
 
 

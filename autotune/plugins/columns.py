@@ -12,6 +12,8 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 
 class _ByStep:
     """Steps in order, each with its place in the columns."""
@@ -107,6 +109,14 @@ class Metrics(_ByStep, Mapping[int, dict[str, float]]):
         for name, (numbers, known) in self._columns.items():
             known[place] = name in values
             numbers[place] = values.get(name, math.nan)
+
+    def column(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of one metric, in order of steps, shape (measured,) each; copies."""
+        if name not in self._columns:
+            return np.zeros(0, dtype=np.int64), np.zeros(0)
+        numbers, known = self._columns[name]
+        measured = np.array(known, dtype=bool)
+        return np.array(self._steps)[measured], np.array(numbers)[measured]
 
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one metric, in order of steps."""

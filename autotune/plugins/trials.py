@@ -233,10 +233,8 @@ class Trials:
 
     def scores(self, number: int) -> tuple[FloatArray, FloatArray]:
         """Steps and oriented values of a trial's curve, both shape (observations,)."""
-        steps, values = self.all[number].curve(self.objective.name)
-        return np.asarray(steps, dtype=np.float64), self.objective.sign * np.asarray(
-            values, dtype=np.float64
-        )
+        steps, values = self.all[number].metrics.column(self.objective.name)
+        return steps.astype(np.float64), self.objective.sign * values
 
     def best_frozen(self, number: int) -> int:
         """The unit of a trial's best checkpoint: by what it violates, then the primary objective,

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 _STATUSES = ("running", "frozen", "new", "done", "evicted", "failed")
 _FRESH_SECONDS = 0.2
+_POINTS = 256
+"""Of the curve no more points are kept than twice as many; no terminal shows more."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Snapshot:
     """What the panel shows, at one moment.
 
     `seconds` is the study's clock and `taken` the monotonic time it was read at; `curve` holds
-    the best value so far after each improvement or unit, in the objective's own units.
+    the best value so far, as units went by, in the objective's own units.
     """
 
     counts: dict[str, int]
@@ -100,6 +102,7 @@ class Progress:
         self._live: Live | None = None
         self._recent: deque[str] = deque(maxlen=5)
         self._curve: list[float] = []
+        self._units, self._stride = 0, 1
         self._snapshot: Snapshot | None = None
         self._last_line = -math.inf
         self._seen_best: tuple[float, int, int] | None = None
@@ -151,7 +154,7 @@ class Progress:
                 return isinstance(decision, Stop)
             case Observed():
                 if trials.best is not None and not trials.best_violation > 0:
-                    self._curve.append(self.context.objective.sign * trials.best[0])
+                    self._extend_curve(self.context.objective.sign * trials.best[0])
                 return False
             case Failed(trial=trial, cause=cause, message=message):
                 first = next(iter(message.strip().splitlines()), "")
@@ -166,6 +169,15 @@ class Progress:
             case _:
                 return False
 
+    def _extend_curve(self, best: float) -> None:
+        """Note every unit's best value; of ever more units, every second, fourth, ... one."""
+        if self._units % self._stride == 0:
+            self._curve.append(best)
+        self._units += 1
+        if len(self._curve) == 2 * _POINTS:
+            del self._curve[1::2]
+            self._stride *= 2
+
     def _take(self, trials: Trials, now: float) -> Snapshot:
         counts = dict.fromkeys(_STATUSES, 0)
         for trial in trials.all.values():
@@ -179,7 +191,7 @@ class Progress:
             now,
             best,
             words.label(trials[best[1]].configuration) if best else "",
-            tuple(self._curve),
+            (*self._curve, self.context.objective.sign * best[0]) if self._curve and best else (),
             tuple(self._recent),
             trials.further,
             trials.best_violation > 0,

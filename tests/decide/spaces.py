@@ -72,8 +72,10 @@ def context(
     return SearchContext(**{**values, **changes})
 
 
-def search(found: SearchContext, policy: str = "random_search", proposer: str = "random") -> Search:
-    return Search(found, POLICIES[policy](), PROPOSERS[proposer](), Parametric())
+def search(
+    found: SearchContext, policy: str = "random_search", proposer: str = "random", past: Any = None
+) -> Search:
+    return Search(found, POLICIES[policy](), PROPOSERS[proposer](), Parametric(), past)
 
 
 def curve(configuration: Configuration, step: int) -> Mapping[str, float]:

@@ -110,17 +110,17 @@ def test_tpe_state_is_only_appended_to_and_proposing_leaves_it() -> None:
     found, proposer = context(), TPE()
     state, trials = observed(found, 30, proposer)
     before = {rung: list(study.trials) for rung, study in state.studies.items()}
-    assert {rung: len(rows) for rung, rows in before.items()} == {1: 30, 2: 30, 4: 6, 8: 6, 10: 6}
+    assert {rung: len(rows) for rung, rows in before.items()} == {2: 30, 4: 6, 8: 6, 10: 6}
     proposer.propose(found, state, trials, Key(0, 1), 5)
     assert {rung: study.trials for rung, study in state.studies.items()} == before
     event = Observed(29, 3, {"validation_loss": 9.0}, 1.0)
     state = proposer.observe(state, event, trials)
     assert {rung: study.trials for rung, study in state.studies.items()} == before
-    failed = [row for row in before[1] if np.isinf(row.value)]
+    failed = [row for row in before[2] if np.isinf(row.value)]
     assert len(failed) == 6
     names = {slot.name for slot in TRAINING.slots}
-    assert all(set(row.params) <= names for row in before[1])
-    assert any(set(row.params) != names for row in before[1]), "inactive parameters are left out"
+    assert all(set(row.params) <= names for row in before[2])
+    assert any(set(row.params) != names for row in before[2]), "inactive parameters are left out"
 
 
 def test_tpe_sees_trials_that_were_appended_after_it_was_asked() -> None:

@@ -308,7 +308,7 @@ def test_a_larger_budget_extends_trials_that_know_no_horizon(
         assert trial.last >= units
     if policy != "random_search":  # which trains each trial once
         assert any(trial.number in ended for trial in longer)
-    again = search(found, policy)
+    again = search(found, policy, past=lambda: simulator.events)  # as from a record
     for event in simulator.events:
         if isinstance(event, Decided):
             taken = again.decide(Key(found.seed, event.number))

@@ -10,6 +10,7 @@ import pytest
 from simulator import Simulator, decisions
 from spaces import context, curve, search
 
+from autotune.decide.leaders import Leaders
 from autotune.decide.utility import EVERY, EVIDENCE, PATIENCE, UtilityStop, expected_improvement
 from autotune.plugins.search import (
     Budget,
@@ -20,7 +21,6 @@ from autotune.plugins.search import (
     Frozen,
     Key,
     Objective,
-    Observed,
     Start,
     Stop,
     Thaw,
@@ -131,17 +131,17 @@ def test_several_doubts_in_a_row_end_the_search_and_one_does_not() -> None:
     doubts = [event.number for event in asked if isinstance(event.decision, Doubt)]
     last = asked[-1].number
     assert doubts[-(PATIENCE - 1) :] == [last - 2 * EVERY, last - EVERY]
-    fold = UtilityStop(simulator.search.context)
+    leaders = Leaders()
+    fold = UtilityStop(simulator.search.context, leaders)
     trials = simulator.search.trials
     for event in simulator.events:
-        if isinstance(event, Observed):
-            fold.observe(event, trials)
+        leaders.observe(event, trials)
 
     def hopeless(queries: Any) -> Normal:
         return Normal([1e3] * len(queries), [1e-6] * len(queries))
 
     def verdict(number: int) -> Doubt | Stop | None:
-        return fold.verdict(trials, hopeless, Key(0, number), may_start=True)
+        return fold.verdict(trials, hopeless, Key(0, number), set())
 
     kinds = []
     for number in (100, 105, 110, 115, 120):

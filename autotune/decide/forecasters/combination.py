@@ -208,7 +208,7 @@ def _asked(history: History, trials: Trials) -> list[Query]:
         for number in history.chosen()
         if trials[number].failure is None and trials[number].last < trials[number].horizon
     ]
-    best = sorted(going, key=lambda number: (min(history.curves[number].values), number))[:ASKED]
+    best = sorted(going, key=lambda number: (history.curves[number].best, number))[:ASKED]
     newest = [number for number in reversed(going) if number not in set(best)][:ASKED]
     queries = []
     for number in sorted([*best, *newest]):

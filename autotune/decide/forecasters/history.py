@@ -8,6 +8,8 @@ counts as a value far worse than where trials start.
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,18 +38,22 @@ DIVERGED = 1.5
 
 @dataclass
 class Curve:
-    """One trial's steps, ascending, and its oriented values; infinite where it diverged."""
+    """One trial's steps, ascending, and its oriented values; infinite where it diverged. `best` is
+    the least of them."""
 
-    steps: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
+    steps: array[int] = field(default_factory=lambda: array("q"))
+    values: array[float] = field(default_factory=lambda: array("d"))
+    best: float = math.inf
 
     def add(self, step: int, value: float) -> None:
         """Append a value; one at an earlier step was trained again, and what followed with it."""
-        while self.steps and self.steps[-1] >= step:
-            self.steps.pop()
-            self.values.pop()
+        if self.steps and self.steps[-1] >= step:
+            kept = bisect_left(self.steps, step)
+            del self.steps[kept:], self.values[kept:]
+            self.best = min(self.values, default=math.inf)
         self.steps.append(step)
         self.values.append(value)
+        self.best = min(self.best, value)
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,8 @@ class History:
         return True
 
     def _rescale(self) -> None:
-        finite = [[v for v in c.values[:1] if v < math.inf] for c in self.curves.values()]
-        firsts = [values[0] for values in finite if values]
-        bests = [best for best in map(_best, self.curves.values()) if best < math.inf]
+        firsts = [c.values[0] for c in self.curves.values() if c.values[0] < math.inf]
+        bests = [c.best for c in self.curves.values() if c.best < math.inf]
         if firsts:
             self.scale = scales.fitted(self.objective, firsts, bests)
         elif bests:
@@ -129,7 +134,7 @@ class History:
         known = sorted(self.curves)
         if len(known) <= count:
             return known
-        ranked = sorted(known, key=lambda number: (_best(self.curves[number]), number))
+        ranked = sorted(known, key=lambda number: (self.curves[number].best, number))
         better = set(ranked[: count // 2])
         newest = [number for number in reversed(known) if number not in better]
         return sorted([*better, *newest[: count - len(better)]])
@@ -176,7 +181,3 @@ def thinned(count: int, points: int) -> list[int]:
     # Distances from the end, at least one apart.
     distance = np.maximum(np.round(back).astype(int) - 1, np.arange(points))
     return sorted({count - 1 - int(place) for place in distance})
-
-
-def _best(curve: Curve) -> float:
-    return min(curve.values, default=math.inf)

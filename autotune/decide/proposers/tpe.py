@@ -39,7 +39,8 @@ class _State:
     Args:
         context: of the study.
         distributions: Optuna's, by the name of the slot.
-        studies: one in-memory Optuna study a rung, by the rung's unit; only appended to.
+        studies: one in-memory Optuna study a rung, by the rung's unit; only appended to. Those
+            below the highest that is well filled are no longer needed, and gone.
         finite: how many trials with a finite value each of them holds.
         entered: the rungs at which a trial stands already.
     """
@@ -62,7 +63,7 @@ class TPE(Proposer):
     those that break any the less violating count as better, and all others as better still.
     Proposals come from the
     highest rung that holds `startup` trials with finite values, as in BOHB (Falkner et al.
-    2018, 1807.01774), so that only values at equal units are compared.
+    2018, 1807.01774), so that only values at equal units are compared. Lower rungs are given up.
 
     Parameters are given to Optuna on the encoded axis, one after the other; those of options
     that are not chosen are left out, and the same name in two options is two parameters. Where
@@ -120,14 +121,21 @@ class TPE(Proposer):
                 for rung in state.studies:
                     _append(state, trials[number], rung, math.inf)
             case _:
-                pass
+                return state
+        highest = max(self._filled(state), default=0)
+        for rung in [rung for rung in state.studies if rung < highest]:
+            del state.studies[rung], state.finite[rung]
         return state
+
+    def _filled(self, state: _State) -> list[int]:
+        """Rungs with enough trials to be modelled."""
+        return [r for r, n in state.finite.items() if n >= self.configuration["startup"]]
 
     def propose(
         self, context: SearchContext, state: _State, trials: Trials, key: Key, count: int
     ) -> list[Configuration]:
         """`count` allowed configurations, all different."""
-        filled = [r for r, n in state.finite.items() if n >= self.configuration["startup"]]
+        filled = self._filled(state)
         generator = key.generator(_STREAM)
         taken: set[str] = set()
         found: list[Configuration] = []
@@ -145,7 +153,7 @@ class TPE(Proposer):
                     taken.add(text)
                     found.append(configuration)
         prior = bool(generator.random() < 0.5)
-        return found + unseen(context.space, generator, count - len(found), taken, prior)
+        return found + unseen(context.space, generator, count - len(found), taken, prior=prior)
 
     def _sampler(self, seed: int) -> TPESampler:
         from optuna.samplers import TPESampler
