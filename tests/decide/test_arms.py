@@ -45,20 +45,36 @@ def test_exp3_follows_the_papers_rule_in_every_batch() -> None:
         expected = [(1 - gamma) * w / sum(weights) + gamma / arms for w in weights]
         assert bandit.probabilities(state) == pytest.approx(expected, rel=1e-12)
         arm, reward = int(generator.integers(arms)), float(generator.random())
-        bandit.rewarded(state, bandit.pulled(state, arm), reward)
+        bandit.rewarded(state, bandit.pulled(state, arm, range(bandit.arms)), reward)
         weights[arm] *= math.exp(gamma * reward / expected[arm] / arms)
 
 
 def test_exp3_drops_what_arrives_after_a_restart() -> None:
     bandit = EXP3(2, batch=3)
     state = bandit.initial()
-    late = bandit.pulled(state, 1)
+    late = bandit.pulled(state, 1, range(bandit.arms))
     for _ in range(3):
-        bandit.pulled(state, 0)
+        bandit.pulled(state, 0, range(bandit.arms))
     bandit.rewarded(state, late, 1.0)
     assert bandit.probabilities(state) == pytest.approx([0.5, 0.5])
-    bandit.rewarded(state, bandit.pulled(state, 1), 1.0)
+    bandit.rewarded(state, bandit.pulled(state, 1, range(bandit.arms)), 1.0)
     assert bandit.probabilities(state)[1] > 0.5
+
+
+@pytest.mark.parametrize("bandit", [EXP3(3), StABL(3)])
+def test_where_an_arm_cannot_be_pulled_the_probability_is_that_among_the_others(
+    bandit: Bandit,
+) -> None:
+    state, generator = bandit.initial(), np.random.default_rng(0)
+    for arm, reward in ((0, 1.0), (0, 1.0), (2, 0.2), (1, 0.9), (0, 0.8)):
+        bandit.rewarded(state, bandit.pulled(state, arm, range(3)), reward)
+    plain = bandit.probabilities(state)  # type: ignore[attr-defined]
+    played = [next(a for a in bandit.choose(state, generator) if a != 0) for _ in range(4000)]
+    counted = np.bincount(played, minlength=3) / len(played)
+    pull = bandit.pulled(state, 1, [1, 2])
+    assert pull.probability == pytest.approx(counted[1], abs=0.03)
+    assert pull.probability == pytest.approx(plain[1] / (plain[1] + plain[2]))
+    assert abs(pull.probability - plain[1]) > 0.1
 
 
 def test_thompson_forgets_by_its_discount() -> None:
@@ -66,7 +82,7 @@ def test_thompson_forgets_by_its_discount() -> None:
     state = bandit.initial()
     history = [(0, 1.0), (1, 0.25), (0, 0.0), (1, 1.0)]
     for arm, reward in history:
-        bandit.rewarded(state, bandit.pulled(state, arm), reward)
+        bandit.rewarded(state, bandit.pulled(state, arm, range(bandit.arms)), reward)
     for arm in range(2):
         ages = [(len(history) - 1 - i, r) for i, (a, r) in enumerate(history) if a == arm]
         assert state.gains[arm] == pytest.approx(sum(0.9**age * r for age, r in ages))
@@ -84,10 +100,12 @@ def test_stabl_learns_from_the_second_pull_without_bias() -> None:
     bandit, generator = StABL(3), np.random.default_rng(2)
     state = bandit.initial()
     for _ in range(50):
-        bandit.rewarded(state, bandit.pulled(state, int(generator.integers(3))), 0.7)
+        bandit.rewarded(
+            state, bandit.pulled(state, int(generator.integers(3)), range(bandit.arms)), 0.7
+        )
     played = bandit.probabilities(state)
     before = state.logarithms.copy()
-    bandit.rewarded(state, bandit.pulled(state, 0), 0.0)
+    bandit.rewarded(state, bandit.pulled(state, 0, range(bandit.arms)), 0.0)
     assert (state.logarithms == before).all(), "the first of a round is only played"
     explored = bandit.probabilities(state)
     assert explored == pytest.approx(0.5 * played + 0.5 / 3)
@@ -100,7 +118,7 @@ def test_stabl_learns_from_the_second_pull_without_bias() -> None:
         copy = bandit.initial()
         copy.logarithms, copy.trust = state.logarithms.copy(), state.trust.copy()
         copy.pulls, copy.learned = state.pulls, state.learned
-        bandit.rewarded(copy, bandit.pulled(copy, arm), 1.0 - losses[arm])
+        bandit.rewarded(copy, bandit.pulled(copy, arm, range(bandit.arms)), 1.0 - losses[arm])
         moved += probability * (copy.logarithms[-1] - state.logarithms[-1])
     length = 2 ** (len(state.trust) - 1)
     size = bandit.step_size * math.sqrt(math.log(3) / (3 * length))
@@ -122,7 +140,7 @@ def regret(
         for pull in range(pulls):
             arm = bandit.choose(state, generator)[0]
             reward = float(generator.random() < worth[arm])
-            waiting.append((bandit.pulled(state, arm), reward))
+            waiting.append((bandit.pulled(state, arm, range(bandit.arms)), reward))
             if len(waiting) > delay:
                 bandit.rewarded(state, *waiting.popleft())
             if pull == 0:
@@ -230,13 +248,15 @@ def test_new_members_are_of_the_family_and_allowed() -> None:
             return [TRAINING.sample(generator) for _ in range(count)]
 
         parents = encoded if option == "two" else []
-        found = families.proposed(arm, 40, propose, told, parents, set(), generator)
+        found = families.proposed(arm, 40, propose, told, parents, set(), lambda c: True, generator)
         assert len(found) == 40
         for configuration in found:
             TRAINING.validate(configuration)
             assert configuration["optimizer"]["name"] == option
     started = {identity(c) for c in found}
-    again = families.proposed(arm, 40, lambda n: found[:n], told, encoded, started, generator)
+    again = families.proposed(
+        arm, 40, lambda n: found[:n], told, encoded, started, lambda c: True, generator
+    )
     assert not {identity(c) for c in again} & started or again == found[: len(again)]
 
 
@@ -276,6 +296,47 @@ def test_a_family_that_fails_is_left(policy: Any) -> None:
     trials = simulator.search.trials.all.values()
     failed = sum(trial.failure is not None for trial in trials)
     assert 0 < failed < (0.48 if policy is StABLArms else 0.35) * len(trials)
+
+
+def test_what_was_pulled_without_a_choice_had_probability_one() -> None:
+    """The default comes first whatever is drawn; and once no trial may be started, a family that
+    has none to promote cannot be pulled."""
+    noted: list[tuple[float, bool]] = []
+
+    class Noting(EXP3Arms):
+        def observe(self, context: Any, state: Any, event: Any, trials: Any) -> Any:
+            decision = event.decision if isinstance(event, Decided) else None
+            new = isinstance(decision, Start | Thaw) and decision.trial not in state.pulls
+            ready = [inside.promotion(trials) is not None for inside in state.inside]
+            state = super().observe(context, state, event, trials)
+            if new:
+                forced = decision.trial == 0 or (len(trials) == 12 and not any(ready))
+                noted.append((state.pulls[decision.trial].probability, forced))
+            return state
+
+    told = context(Budget(trials=12), workers=1)
+    Simulator(made(Noting(), told), uneven).run()
+    forced = [probability for probability, alone in noted if alone]
+    free = [probability for probability, alone in noted if not alone]
+    assert len(forced) >= 2
+    assert set(forced) == {1.0}
+    assert min(free) < 0.9
+
+
+@pytest.mark.parametrize("policy", ARMS)
+def test_a_region_that_fails_is_left_in_every_family(policy: Any) -> None:
+    """A third of the space: after five failures at most a twentieth of what is begun."""
+
+    def curve(configuration: Mapping[str, Any], step: int) -> Mapping[str, float]:
+        if configuration["width"] > 32:
+            return {"validation_loss": math.nan}
+        return uneven(configuration, step)
+
+    simulator = Simulator(made(policy(), context(Budget(units=250), workers=1)), curve)
+    simulator.run()
+    failed = [trial.failure is not None for trial in simulator.search.trials.all.values()]
+    assert len(failed) > 50
+    assert sum(failed) <= 5 + 0.05 * len(failed)
 
 
 def test_what_the_user_wants_first_is_first_whatever_its_family() -> None:

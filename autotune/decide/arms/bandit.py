@@ -8,6 +8,7 @@ random number.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ class Pull:
 
     Args:
         arm: that was pulled.
-        probability: with which it was, where the bandit weighs rewards by that.
+        probability: with which it was, of those that could be, where the bandit weighs rewards by
+            that.
         round: in which it was pulled, counted from 0.
     """
 
@@ -46,12 +48,18 @@ class Bandit(ABC):
         """All arms, the one to pull first. The rest are for when it cannot be pulled."""
 
     @abstractmethod
-    def pulled(self, state: Any, arm: int) -> Pull:
-        """Note a pull."""
+    def pulled(self, state: Any, arm: int, among: Sequence[int]) -> Pull:
+        """Note a pull of the first arm, in the order of `choose`, of those that could be pulled
+        then."""
 
     @abstractmethod
     def rewarded(self, state: Any, pull: Pull, reward: float) -> None:
         """Note the reward of an earlier pull."""
+
+
+def share_of(probabilities: FloatArray, arm: int, among: Sequence[int]) -> float:
+    """Probability that of `among` the arm comes first in the order of `drawn`."""
+    return float(probabilities[arm] / probabilities[list(among)].sum())
 
 
 def drawn(probabilities: FloatArray, generator: np.random.Generator) -> list[int]:

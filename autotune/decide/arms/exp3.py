@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from autotune.decide.arms.bandit import Bandit, Pull, drawn
+from autotune.decide.arms.bandit import Bandit, Pull, drawn, share_of
 from autotune.decide.arms.policy import ArmPolicy
 from autotune.plugins.search import FloatArray
 from autotune.space import Integer
@@ -55,9 +55,9 @@ class EXP3(Bandit):
         """Arms as drawn."""
         return drawn(self.probabilities(state) + np.finfo(float).tiny, generator)
 
-    def pulled(self, state: _State, arm: int) -> Pull:
+    def pulled(self, state: _State, arm: int, among: Sequence[int]) -> Pull:
         """Note the probability; restart where a batch begins."""
-        probability = float(self.probabilities(state)[arm])
+        probability = share_of(self.probabilities(state), arm, among)
         if state.rounds % self.batch == 0:
             state.logarithms[:] = 0.0
         state.rounds += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,12 +72,14 @@ class Families:
         context: SearchContext,
         parents: list[FloatArray],
         started: set[str],
+        promising: Callable[[Configuration], bool],
         generator: np.random.Generator,
     ) -> list[Configuration]:
         """Up to `count` configurations of a family that are not among those `started`: what the
         study's proposers suggest if it is of the family, else the same with its choice exchanged
         and the family's own parameters drawn, half of the time near one of `parents`, the encoded
-        best of the family. What is to be tried first comes first, whatever its family."""
+        best of the family, where that is `promising`. What is to be tried first comes first,
+        whatever its family."""
         space = context.space
         first = first_configurations(context)
         taken = set[str]()
@@ -85,7 +88,9 @@ class Families:
             encoded, _ = space.encode(suggestion)
             configuration: Configuration | None = suggestion
             if self._at(float(encoded[self.slot])) != arm and suggestion not in first:
-                configuration = self._exchanged(arm, encoded, space, parents, started, generator)
+                configuration = self._exchanged(
+                    arm, encoded, space, parents, started, promising, generator
+                )
             if configuration is not None and identity(configuration) not in taken:
                 taken.add(identity(configuration))
                 found.append(configuration)
@@ -98,6 +103,7 @@ class Families:
         space: Space,
         parents: list[FloatArray],
         started: set[str],
+        promising: Callable[[Configuration], bool],
         generator: np.random.Generator,
     ) -> Configuration | None:
         own = self.own[arm]
@@ -112,6 +118,7 @@ class Families:
                 drawn = np.clip(parent + STEP * generator.standard_normal(len(places)), 0.0, 1.0)
             places[own] = drawn[own]
             configuration = space.decode(places)
-            if space.forbids(configuration) is None and identity(configuration) not in started:
+            new = space.forbids(configuration) is None and identity(configuration) not in started
+            if new and promising(configuration):
                 return configuration
         return None

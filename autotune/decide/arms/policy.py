@@ -4,6 +4,7 @@ comes in: an arm bandit decides whose turn it is, successive halving what of tha
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from bisect import bisect_left, bisect_right, insort
@@ -13,7 +14,8 @@ from typing import Any
 
 from autotune.decide.arms.bandit import Bandit, Pull
 from autotune.decide.arms.families import KINDS, PARENTS, Families
-from autotune.decide.configurations import identity
+from autotune.decide.avoidance import Avoidance
+from autotune.decide.configurations import first_configurations, identity
 from autotune.decide.policies.asha import ASHA
 from autotune.plugins.base import PluginError
 from autotune.plugins.search import (
@@ -54,13 +56,17 @@ class _State:
         latest: every trial's violation of the constraints and newest value (infinite if it
             failed), and `ordered`, all of them.
         best: each family's best trials by these, so many as new ones are bred from.
-        started: the identities of all configurations.
+        started: the identities of all configurations, and `first`, of those that come first,
+            whatever the bandit says.
+        avoidance: of what is likely to fail, as the study's proposers keep to it.
     """
 
     families: Families
     bandit: Bandit
     arms: Any
     inside: list[Any]
+    avoidance: Avoidance
+    first: set[str]
     pulls: dict[int, Pull] = field(default_factory=dict)
     latest: dict[int, _Value] = field(default_factory=dict)
     ordered: list[_Value] = field(default_factory=list)
@@ -112,7 +118,9 @@ class ArmPolicy(Policy):
         bandit = self.bandit(len(families.options))
         inside = [_INSIDE.initial(context) for _ in families.options]
         best: list[list[tuple[_Value, int]]] = [[] for _ in families.options]
-        return _State(families, bandit, bandit.initial(), inside, best=best)
+        avoidance = Avoidance(context.space, context.seed)
+        first = {identity(configuration) for configuration in first_configurations(context)}
+        return _State(families, bandit, bandit.initial(), inside, avoidance, first, best=best)
 
     def observe(
         self, context: SearchContext, state: _State, event: Event, trials: Trials
@@ -123,12 +131,14 @@ class ArmPolicy(Policy):
         if number is None:
             return state
         arm = state.families.of(trials[number])
+        state.avoidance.observe(event, trials)
+        if isinstance(event, Decided) and number not in state.pulls:
+            among = self._among(context, state, event, arm, trials)
+            state.pulls[number] = state.bandit.pulled(state.arms, arm, among)
         state.inside[arm] = _INSIDE.observe(context, state.inside[arm], event, trials)
         match event:
             case Decided():
                 state.started.add(identity(trials[number].configuration))
-                if number not in state.pulls:
-                    state.pulls[number] = state.bandit.pulled(state.arms, arm)
             case Frozen(step=step):
                 known = trials.known(number, step)
                 value = trials.violation(known), trials.score(known)
@@ -138,6 +148,23 @@ class ArmPolicy(Policy):
             case _:
                 pass
         return state
+
+    @staticmethod
+    def _among(
+        context: SearchContext, state: _State, event: Decided, arm: int, trials: Trials
+    ) -> list[int]:
+        """The arms that could be pulled when one was, before `state` knows of it. Those that would
+        have come before it could not, for whatever reason."""
+        decision, limit = event.decision, context.budget.trials
+        may_start = limit is None or len(trials) - trials.further < limit
+        if isinstance(decision, Start):
+            may_start = True
+            if identity(decision.configuration) in state.first:
+                return [arm]
+        generator = Key(context.seed, event.number).generator(_STREAM)
+        order = state.bandit.choose(state.arms, generator)
+        after = order[order.index(arm) + 1 :]
+        return [arm, *(a for a in after if may_start or state.inside[a].promotion(trials))]
 
     @staticmethod
     def _concerned(event: Event) -> int | None:
@@ -172,15 +199,20 @@ class ArmPolicy(Policy):
         trials: Trials,
         key: Key,
     ) -> Start | Thaw | Wait | Stop:
-        """The turn of the family that is picked."""
+        """The turn of the family that is picked. What is likely to fail is begun only if no family
+        has anything else to train."""
         generator = key.generator(_STREAM)
+        order = state.bandit.choose(state.arms, generator)
         reasons = []
-        for arm in state.bandit.choose(state.arms, generator):
+        for careful, arm in itertools.product((True, False), order):
 
-            def within(count: int, arm: int = arm) -> list[Configuration]:
+            def within(count: int, arm: int = arm, careful: bool = careful) -> list[Configuration]:
+                def promising(configuration: Configuration) -> bool:
+                    return not careful or bool(state.avoidance.kept([configuration], trials))
+
                 parents = [trials[number].encoded for _, number in state.best[arm]]
                 return state.families.proposed(
-                    arm, count, propose, context, parents, state.started, generator
+                    arm, count, propose, context, parents, state.started, promising, generator
                 )
 
             decision = _INSIDE.decide(context, state.inside[arm], within, forecast, trials, key)

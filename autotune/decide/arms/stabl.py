@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from autotune.decide.arms.bandit import Bandit, Pull, drawn
+from autotune.decide.arms.bandit import Bandit, Pull, drawn, share_of
 from autotune.decide.arms.policy import ArmPolicy
 from autotune.plugins.search import FloatArray
 from autotune.space import Float
@@ -79,9 +79,9 @@ class StABL(Bandit):
         """Arms as drawn."""
         return drawn(self.probabilities(state) + np.finfo(float).tiny, generator)
 
-    def pulled(self, state: _State, arm: int) -> Pull:
+    def pulled(self, state: _State, arm: int, among: Sequence[int]) -> Pull:
         """Note which of a round's two it is, and its probability."""
-        probability = float(self.probabilities(state)[arm])
+        probability = share_of(self.probabilities(state), arm, among)
         state.pulls += 1
         return Pull(arm, probability, state.pulls - 1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Thompson(Bandit):
         draws = generator.beta(1.0 + state.gains, 1.0 + state.losses)
         return np.argsort(-draws, kind="stable").tolist()
 
-    def pulled(self, state: _State, arm: int) -> Pull:
+    def pulled(self, state: _State, arm: int, among: Sequence[int]) -> Pull:
         """Nothing is learned before the reward arrives."""
         state.rounds += 1
         return Pull(arm, 1.0, state.rounds - 1)
