@@ -294,7 +294,7 @@ def _policy(chosen: dict[str, Any], resolved: Space, plan: Plan) -> tuple[dict[s
         raise StudyError(
             f"search: policy {AUTO!r} takes no hyperparameters, got {further[0]!r}; name a policy"
         )
-    name, reason = chosen_policy(resolved, plan.objectives, plan.horizon, plan.budget)
+    name, reason = chosen_policy(resolved, plan.objectives, plan.horizon, plan.budget, plan.final)
     return {"name": name}, reason
 
 

@@ -103,6 +103,7 @@ def _register_plugins(parser: argparse.ArgumentParser) -> None:
 
 def _validate(arguments: argparse.Namespace) -> int:
     # Here and below: each command imports what it needs, so that the others start fast.
+    from autotune.asked import as_final
     from autotune.decide.automatic import chosen_policy
     from autotune.plugins.discovery import Catalogue
     from autotune.plugins.search import AUTO
@@ -116,7 +117,9 @@ def _validate(arguments: argparse.Namespace) -> int:
     print(f"{arguments.file}: valid; study {study.name!r} of task {study.task}")
     if study.search["policy"]["name"] == AUTO:
         resolved = study.space.resolve(Catalogue())
-        name, why = chosen_policy(resolved, study.objectives, study.horizon, study.budget)
+        name, why = chosen_policy(
+            resolved, study.objectives, study.horizon, study.budget, as_final(study.final)
+        )
         print(f"policy {name}: {why}")
     return 0
 

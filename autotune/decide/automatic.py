@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from autotune.plugins.search import Budget, Objective
+from autotune.decide.final import kept_at_first
+from autotune.plugins.search import Budget, Final, Objective
 from autotune.space import Choice, Float, Space
 
 SEGMENTS = 20_000
@@ -18,12 +19,17 @@ SEGMENTS_A_TRIAL = 10
 
 
 def chosen_policy(
-    space: Space, objectives: tuple[Objective, ...], horizon: int, budget: Budget
+    space: Space,
+    objectives: tuple[Objective, ...],
+    horizon: int,
+    budget: Budget,
+    final: Final | None = None,
 ) -> tuple[str, str]:
     """The policy's name, and why it, in words.
 
     Args:
         space: resolved.
+        final: of the final phase, whose share of the budget trains nothing new.
     """
     trained = [objective.name for objective in objectives if objective.kind != "evaluation"]
     if horizon == 1:
@@ -32,7 +38,7 @@ def chosen_policy(
             "decides"
         )
     count = configurations(space.split()[0])
-    if _pays_for(budget, count, horizon):
+    if _pays_for(budget, kept_at_first(final, budget, horizon), count, horizon):
         return "random_search", (
             f"the budget pays for training each of the {count:.0f} configurations to its end, so "
             f"none has to be guessed at"
@@ -66,12 +72,15 @@ def configurations(space: Space) -> float:
     return count
 
 
-def _pays_for(budget: Budget, count: float, horizon: int) -> bool:
-    """Whether so many trials can be trained to the horizon; what seconds pay for is not known."""
+def _pays_for(budget: Budget, kept: int, count: float, horizon: int) -> bool:
+    """Whether so many trials can be trained to the horizon beside the units that are kept back;
+    what seconds pay for is not known."""
     if budget.seconds is not None or math.isinf(count):
         return False
     units, trials = budget.units, budget.trials
-    return (units is None or count * horizon <= units) and (trials is None or count <= trials)
+    if units is not None and count * horizon > units - kept:
+        return False
+    return trials is None or count <= trials
 
 
 def _segments(budget: Budget) -> float:

@@ -31,6 +31,7 @@ from autotune.plugins.search import (
     Evicted,
     Extended,
     Failed,
+    Frozen,
     Key,
     Lost,
     Measure,
@@ -156,6 +157,14 @@ class Closing:
                 self._running(number, evaluation).state = "failed"
             case Lost(trial=number, evaluation=evaluation) if evaluation is not None:
                 _lose(self._running(number, evaluation))
+            case Frozen(trial=number):
+                # What was lost is tried again where its checkpoint is still there.
+                kept = trials[number].checkpoints
+                self._jobs = {
+                    key: job
+                    for key, job in self._jobs.items()
+                    if job.state != "lost" or job.trial != number or job.step in kept
+                }
             case Evicted(trial=number, step=step):
                 # What was asked of that checkpoint may be asked of the trial's next best.
                 gone = (number, step)

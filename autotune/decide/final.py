@@ -25,6 +25,7 @@ import numpy as np
 
 from autotune.decide.feasibility import limited_curves
 from autotune.plugins.search import (
+    Budget,
     Decided,
     Event,
     Extended,
@@ -60,14 +61,23 @@ def planned(context: SearchContext, trials: Trials) -> Final | None:
     horizon, is held against `Final.share` of the units, of the trials' trainings, and, once the
     cost of a unit is known, of the seconds.
     """
-    wanted = context.final
-    if wanted is None:
+    if context.final is None:
         return None
+    return _paid_for(context.final, _trainings(context, trials))
+
+
+def kept_at_first(final: Final | None, budget: Budget, horizon: int) -> int:
+    """Units that are kept back of a budget before anything is known of what a unit costs."""
+    plan = None if final is None else _paid_for(final, _counted(budget, horizon))
+    return 0 if plan is None else _kept(plan, horizon)
+
+
+def _paid_for(wanted: Final, trainings: float) -> Final | None:
     least, most = min(wanted.seeds, LEAST), wanted.candidates
     fewer = [(most, wanted.seeds, rounds) for rounds in range(wanted.refine, -1, -1)]
     fewer += [(most, seeds, 0) for seeds in range(wanted.seeds - 1, least - 1, -1)]
     fewer += [(count, least, 0) for count in range(most - 1, min(most, LEAST) - 1, -1)]
-    trainings = wanted.share * _trainings(context, trials)
+    trainings *= wanted.share
     for candidates, seeds, refine in fewer:
         if (candidates + refine) * (seeds + 1) <= trainings:
             return replace(wanted, candidates=candidates, seeds=seeds, refine=refine)
@@ -76,16 +86,24 @@ def planned(context: SearchContext, trials: Trials) -> Final | None:
 
 def _trainings(context: SearchContext, trials: Trials) -> float:
     """How many trainings from nothing to the horizon the whole budget pays for."""
-    budget = context.budget
-    limits = [math.inf]
-    if budget.units is not None:
-        limits.append(budget.units / context.horizon)
-    if budget.trials is not None:
-        limits.append(budget.trials)
+    budget, trainings = context.budget, _counted(context.budget, context.horizon)
     if budget.seconds is not None and trials.units:
         seconds = trials.train_seconds / trials.units / context.workers
-        limits.append(budget.seconds / (context.horizon * seconds) if seconds > 0 else math.inf)
-    return min(limits)
+        if seconds > 0:
+            trainings = min(trainings, budget.seconds / (context.horizon * seconds))
+    return trainings
+
+
+def _counted(budget: Budget, horizon: int) -> float:
+    """Those that its units and trials pay for."""
+    units = math.inf if budget.units is None else budget.units / horizon
+    return min(units, math.inf if budget.trials is None else budget.trials)
+
+
+def _kept(plan: Final, horizon: int) -> int:
+    """Units of whole trainings of all finalists and their repeats, since any trial may turn out to
+    be a finalist, and of as many refined ones as are wanted."""
+    return (plan.candidates + plan.refine) * (plan.seeds + 1) * horizon
 
 
 @dataclass(frozen=True)
@@ -247,12 +265,9 @@ class FinalPhase:
                 self._bests[number] = min(found, self._bests.get(number, found))
 
     def kept(self, trials: Trials) -> int:
-        """Units to keep back: whole trainings of all finalists and their repeats, since any
-        trial may turn out to be a finalist, and of as many refined ones as are wanted."""
+        """Units to keep back."""
         plan = planned(self.context, trials)
-        if plan is None:
-            return 0
-        return (plan.candidates + plan.refine) * (plan.seeds + 1) * self.context.horizon
+        return 0 if plan is None else _kept(plan, self.context.horizon)
 
     def _reserve(self, trials: Trials) -> float:
         """What is left of the units that were kept."""

@@ -3,11 +3,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from spaces import LOSS, TRAINING
+from spaces import LOSS, TRAINING, context
 
 from autotune.decide.automatic import chosen_policy, configurations
+from autotune.decide.final import FinalPhase, kept_at_first
 from autotune.plugins.discovery import Catalogue
-from autotune.plugins.search import Budget, Objective
+from autotune.plugins.search import Budget, Final, Objective
+from autotune.plugins.trials import Trials
 from autotune.space import Categorical, Choice, Float, Integer, Ordinal, Space
 
 SMALL = Space({"a": Categorical(("x", "y")), "b": Integer(1, 5), "c": 7})
@@ -63,6 +65,17 @@ def test_what_suits_a_study(
     assert name == policy
     assert why in reason
     assert name in Catalogue().names("policy")
+
+
+def test_what_the_final_phase_takes_is_not_there_to_train_all() -> None:
+    """Of 200 units for 10 configurations of 20 each, two finalists with two repeats keep 120."""
+    final = Final(candidates=2, seeds=2, share=0.6)
+    told = context(Budget(units=200), horizon=20, final=final)
+    kept = FinalPhase(told).kept(Trials(told.space, told.objectives))
+    assert kept == kept_at_first(final, told.budget, 20) == 120
+    assert chosen_policy(SMALL, (LOSS,), 20, told.budget, final)[0] == "freeze_thaw"
+    more = Budget(units=200 + kept_at_first(final, Budget(units=320), 20))
+    assert chosen_policy(SMALL, (LOSS,), 20, more, final)[0] == "random_search"
 
 
 def test_evaluation_choices_are_no_configurations_to_train() -> None:

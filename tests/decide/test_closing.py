@@ -12,6 +12,7 @@ from autotune.plugins.search import (
     Budget,
     Decided,
     Evaluate,
+    Extended,
     Key,
     Measure,
     Objective,
@@ -204,6 +205,27 @@ def test_the_closing_phase_goes_on_after_a_restart_and_replays() -> None:
         if isinstance(event, Decided):
             assert again.decide(Key(0, event.number)) == event.decision
         again.observe(event)
+
+
+def test_what_was_lost_is_not_asked_of_a_checkpoint_that_is_gone() -> None:
+    """After a restart the study is extended: training goes on, and drops the checkpoint that the
+    lost evaluation was of."""
+    found = closing_context(Budget(units=60, evaluations=10), workers=1)
+    simulator = Simulator(search(found, "asha"), curve, evaluation)
+    decision: Any = None
+    while not isinstance(decision, Evaluate):
+        number = simulator.search.trials.decisions
+        decision = simulator.search.decide(Key(0, number))
+        simulator.tell(Decided(number, decision))
+        if not isinstance(decision, Evaluate):
+            for report in list(simulator.reports(number, decision)):
+                simulator.tell(report)
+    simulator.tell(Restarted())
+    simulator.tell(Extended(Budget(units=300, evaluations=10), 40))
+    simulator.run()
+    trial = simulator.search.trials[decision.trial]
+    assert decision.step not in trial.checkpoints, "it was dropped"
+    assert any(e.step > decision.step for e in trial.evaluations), "the new one was evaluated"
 
 
 def test_without_a_finite_value_there_is_nothing_to_evaluate() -> None:
