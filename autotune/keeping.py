@@ -30,6 +30,7 @@ from collections.abc import Callable
 import numpy as np
 
 from autotune.execute.remote_store import StudyStore
+from autotune.execute.store import parse_name
 from autotune.header import StudyError
 from autotune.pareto import non_dominated
 from autotune.plugins.constraints import feasibility
@@ -86,6 +87,7 @@ class Keeper:
         self._commit = commit
         self._sizes: dict[str, int] = {}
         self._needless: dict[int, set[str]] = {}
+        self._stuck: set[str] = set()
         self._granted: dict[int, int] = {}
         self._usual = 0.0
         self._seen = 0
@@ -137,6 +139,7 @@ class Keeper:
 
     def _frozen(self, event: Frozen, before: set[str]) -> None:
         trial = self.trials[event.trial]
+        self._stuck.discard(event.checkpoint)
         self.used += event.size - self._sizes.get(event.checkpoint, 0)
         self._sizes[event.checkpoint] = event.size
         self._usual += (event.size - self._usual) / min(self._seen + 1, 100)
@@ -255,6 +258,8 @@ class Keeper:
 
     def enlarge(self, identifier: int, size: int) -> bool:
         """More room for the checkpoint of a job that is at its end; False if there is none."""
+        if not self._seen:
+            self._usual = max(self._usual, size)
         if not self._make(size - self._granted.get(identifier, 0)):
             return False
         self._granted[identifier] = size
@@ -311,11 +316,9 @@ class Keeper:
                 f"that this one warm-starts (warm_start)"
             )
         self.store.prepare()
-        for name in found:
-            if name not in kept:
-                self.store.delete(name)
+        self._stuck = {name for name in found if name not in kept and not self.store.delete(name)}
         self._needless.clear()
-        self._sizes = {name: size for name, size in found.items() if name in kept}
+        self._sizes = {n: size for n, size in found.items() if n in kept or n in self._stuck}
         self.used = sum(self._sizes.values())
         return [where for name, where in kept.items() if name not in found]
 
@@ -325,7 +328,9 @@ class Keeper:
 
     def clean(self, number: int | None = None) -> None:
         """Delete what nothing needs: of one trial, or of all. That it is needless is on disk
-        before."""
+        before. What cannot be deleted now takes its bytes until it can."""
+        if number is None:
+            self._retry()
         if not self._needless or (number is not None and number not in self._needless):
             return
         self._commit()
@@ -333,14 +338,27 @@ class Keeper:
             for name in self._needless.pop(trial):
                 self._delete(name)
 
+    def _retry(self) -> None:
+        """Delete what could not be deleted before, unless its trial may write it anew."""
+        for name in sorted(self._stuck):
+            trial = self.trials.all.get(parse_name(name)[0])
+            if trial is None or trial.status != "running":
+                self._delete(name)
+
     def sweep(self, number: int) -> None:
         """Remove what a worker of a trial that was ended has left behind."""
         names = set(self.trials[number].checkpoints.values())
-        self.store.sweep(number, names | self._needless.get(number, set()))
+        for left in self.store.sweep(number, names | self._needless.get(number, set())):
+            self._stuck.add(left.name)
+            self.used += left.size - self._sizes.get(left.name, 0)
+            self._sizes[left.name] = left.size
 
     def _delete(self, name: str) -> None:
-        self.store.delete(name)
-        self.used -= self._sizes.pop(name, 0)
+        if self.store.delete(name):
+            self._stuck.discard(name)
+            self.used -= self._sizes.pop(name, 0)
+        else:
+            self._stuck.add(name)
 
 
 def _as_good(one: tuple[float, tuple[float, ...]], other: tuple[float, tuple[float, ...]]) -> bool:

@@ -22,15 +22,14 @@ from typing import Any, ClassVar
 from autotune.execute.environment import threads_for
 from autotune.execute.messages import FrameReader, frame, from_plain, to_plain
 from autotune.execute.opening import address_or_parcel, check_options, opening, refusal
+from autotune.execute.pool import Pool
 from autotune.execute.remote_store import open_store
 from autotune.plugins import PluginError
 from autotune.plugins.execution import (
     Broken,
     Done,
     ExecutionContext,
-    Executor,
     Job,
-    Report,
     WorkerLost,
 )
 
@@ -86,6 +85,10 @@ class _Worker:
         with suppress(BrokenPipeError, ConnectionResetError):
             self.socket.sendall(data)
 
+    def tell(self, what: str, **told: Any) -> None:
+        """Send word beside the job that it runs."""
+        self.send(frame({"type": what, **told}))
+
     def receive(self) -> tuple[list[dict[str, Any]], bool]:
         """What has arrived, and whether the worker lives on."""
         messages: list[dict[str, Any]] = []
@@ -133,7 +136,7 @@ class _Worker:
         return ""
 
 
-class Local(Executor):
+class Local(Pool[_Worker]):
     """Segments in processes of this machine, which share its cores.
 
     Option: ``threads`` (torch threads of each worker; default: cores divided by workers).
@@ -146,8 +149,6 @@ class Local(Executor):
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
         super().__init__(configuration)
-        self._workers: list[_Worker] = []
-        self._pending: list[Report] = []
         self._failed_starts = 0
         self._jobs = 0
         self._selector: selectors.BaseSelector | None = None
@@ -194,37 +195,6 @@ class Local(Executor):
         worker.job = job
         worker.send(frame(to_plain(job)))
         return f"worker {worker.number} (process {worker.process.pid})"
-
-    def poll(self, timeout: float) -> list[Report]:
-        """Reports that have arrived; waits up to `timeout` seconds for the first, or for a
-        replaced worker to be free."""
-        end = time.monotonic() + timeout
-        free = self.free
-        while True:
-            self._collect(max(0.0, end - time.monotonic()) if not self._pending else 0.0)
-            if self._pending or self.free > free or time.monotonic() >= end:
-                reports, self._pending = self._pending, []
-                return reports
-
-    def interrupt(self) -> None:
-        """Ask the segments in flight to freeze after the unit they are in."""
-        for worker in self._workers:
-            if worker.job is not None:
-                worker.send(frame({"type": "interrupt", "identifier": worker.job.identifier}))
-
-    def revoke(self, identifier: int) -> None:
-        """Kill the job's worker and its children, and start another."""
-        self._pending = [r for r in self._pending if r.identifier != identifier]
-        for worker in list(self._workers):
-            if worker.job is not None and worker.job.identifier == identifier:
-                worker.job = None
-                self._bury(worker)
-
-    def grant(self, identifier: int, room: int) -> None:
-        """Tell the worker that waits for it."""
-        for worker in self._workers:
-            if worker.job is not None and worker.job.identifier == identifier:
-                worker.send(frame({"type": "grant", "identifier": identifier, "room": room}))
 
     def close(self) -> None:
         """Let idle workers leave, kill the rest."""
@@ -293,6 +263,9 @@ class Local(Executor):
             kind, trial = type(worker.job), worker.job.trial
             worker.holds[kind] = trial if isinstance(report, Done) else None
             worker.job = None
+
+    def _end(self, worker: _Worker) -> None:
+        self._bury(worker)
 
     def _bury(self, worker: _Worker) -> None:
         """Report the job of a dead worker lost, end what is left of it, and start another in

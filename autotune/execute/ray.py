@@ -20,6 +20,7 @@ from autotune.execute.environment import threads_for
 from autotune.execute.handover import Handover
 from autotune.execute.messages import from_plain, to_plain
 from autotune.execute.opening import address_or_parcel, check_options, opening, refusal
+from autotune.execute.pool import Pool
 from autotune.execute.ray_cluster import connect, import_ray, share_of_actor
 from autotune.execute.ray_handle import Handle
 from autotune.execute.remote_store import open_store
@@ -30,7 +31,6 @@ from autotune.plugins.execution import (
     Done,
     EvaluateJob,
     ExecutionContext,
-    Executor,
     Job,
     Report,
     TrainJob,
@@ -49,7 +49,7 @@ _GRACE = 30.0
 _log = logging.getLogger(__name__)
 
 
-class Ray(Executor):
+class Ray(Pool[Handle]):
     """Segments in Ray actors.
 
     Options: ``address`` (of a running cluster; default: one is started on this machine and
@@ -80,8 +80,6 @@ class Ray(Executor):
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
         super().__init__(configuration)
-        self._workers: list[Handle] = []
-        self._pending: list[Report] = []
         self._started = False
         self._begun = False
         self._failed_starts: dict[int, int] = {}
@@ -156,37 +154,6 @@ class Ray(Executor):
         worker.run(to_plain(job), files)
         return called
 
-    def poll(self, timeout: float) -> list[Report]:
-        """Reports that have arrived; waits up to `timeout` seconds for the first, or for a
-        replaced worker to be free."""
-        end = time.monotonic() + timeout
-        free = self.free
-        while True:
-            self._collect(max(0.0, end - time.monotonic()) if not self._pending else 0.0)
-            if self._pending or self.free > free or time.monotonic() >= end:
-                reports, self._pending = self._pending, []
-                return reports
-
-    def interrupt(self) -> None:
-        """Ask the segments in flight to freeze after the unit they are in."""
-        for worker in self._workers:
-            if worker.job is not None:
-                worker.tell("interrupt", worker.job.identifier)
-
-    def revoke(self, identifier: int) -> None:
-        """Kill the job's actors, and start others."""
-        self._pending = [r for r in self._pending if r.identifier != identifier]
-        for worker in list(self._workers):
-            if worker.job is not None and worker.job.identifier == identifier:
-                worker.job = None
-                self._bury(worker, "")
-
-    def grant(self, identifier: int, room: int) -> None:
-        """Tell the actor that waits for it."""
-        for worker in self._workers:
-            if worker.job is not None and worker.job.identifier == identifier:
-                worker.tell("grant", identifier, room)
-
     def close(self) -> None:
         """Stop the actors, and the cluster if it was started here."""
         for worker in self._workers:
@@ -241,6 +208,11 @@ class Ray(Executor):
                 f"executor ray: shared_folder is set, but worker {worker.number} on "
                 f"{worker.node} does not see {self._context.folder}"
             )
+
+    def _end(self, worker: Handle) -> None:
+        worker.kill()
+        worker.wait_until_dead()
+        self._bury(worker, "")
 
     def _bury(self, worker: Handle, message: str) -> None:
         """End what lives on of a worker, report its job lost, and start another in its place."""

@@ -3,12 +3,18 @@ trains each trial together."""
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
 from typing import Any
 
-from autotune.execute.ray_worker import RayWorker
+from autotune.execute.ray_worker import RayWorker, end_process
 from autotune.plugins.execution import Job
+
+_LEAVES, _ENDS = 2.0, 30.0
+"""Seconds that a process has to leave by itself once Ray was told to end it, and to be gone."""
+
+_log = logging.getLogger(__name__)
 
 
 class Handle:
@@ -42,6 +48,7 @@ class Handle:
         self._opening: list[Any] = []
         self._following: list[Any] = []
         self._place: Any = None
+        self._processes: list[tuple[str, int]] = []
         options: dict[str, Any] = {"max_restarts": 0, "concurrency_groups": {"control": 1}}
         if team > 1:
             kinds = {"CPU": request["num_cpus"], "GPU": request["num_gpus"]}
@@ -83,6 +90,7 @@ class Handle:
 
     def answered(self, source: Any, answer: dict[str, Any]) -> bool:
         """Take in how an actor opened; whether all have."""
+        self._processes.append((answer["place"], answer["process"]))
         if source == self._lead_opening:
             self.process, self.node = answer["process"], answer["node"]
         self.shared &= answer["shared"]
@@ -107,9 +115,26 @@ class Handle:
         if end["type"] != "Done":
             self.failed = self.failed or end
 
-    def tell(self, what: str, *arguments: Any) -> None:
+    def tell(self, what: str, **told: Any) -> None:
         """Call a method of the lead beside the job that it runs."""
-        getattr(self.lead, what).options(concurrency_group="control").remote(*arguments)
+        getattr(self.lead, what).options(concurrency_group="control").remote(**told)
+
+    def wait_until_dead(self) -> None:
+        """Return once no process of killed actors is left: Ray only sends word to end them, and
+        one that hangs may not hear it."""
+        ray, tasks = self._ray, []
+        here = ray.get_runtime_context().get_node_id()
+        for place, process in self._processes:
+            if place == here:
+                end_process(process, _LEAVES)
+                continue
+            there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(place, soft=False)
+            task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(end_process)
+            tasks.append(task.remote(process, _LEAVES))
+        try:
+            ray.get(tasks, timeout=_ENDS)
+        except ray.exceptions.RayError as error:  # the node has gone, and its processes with it
+            _log.info("worker %d is not known to have ended: %s", self.number, error)
 
     def kill(self) -> None:
         """End all actors."""

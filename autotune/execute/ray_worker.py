@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch.distributed import TCPStore
 from autotune.execute.handover import PRETRAINED
 from autotune.execute.messages import Grants, from_plain, to_plain
 from autotune.execute.opening import Opening, Parcel
-from autotune.execute.store import Stored, pack, unpack
+from autotune.execute.store import CheckpointDamaged, Stored, pack, unpack
 from autotune.plugins.execution import Done
 
 
@@ -37,7 +40,9 @@ class _HandedStore:
         return stored
 
     def load(self, name: str) -> dict[str, Any]:
-        """Unpack what the driver sent along."""
+        """Unpack what the driver sent along. Raises `CheckpointDamaged`."""
+        if name not in self.given:
+            raise CheckpointDamaged(f"checkpoint {name} was not sent to its worker")
         return unpack(name, self.given[name])
 
 
@@ -83,6 +88,8 @@ class RayWorker:
             meeting: what `meet` of rank 0 said; None without a team.
         """
         sys.path += [place for place in path if place not in sys.path and os.path.isdir(place)]
+        import ray
+
         try:
             opening = Opening(**orders)
             if marker is not None and _reads(*marker):
@@ -119,6 +126,7 @@ class RayWorker:
             "shared": self._folder is None,
             "process": os.getpid(),
             "node": socket.gethostname(),
+            "place": ray.get_runtime_context().get_node_id() if ray.is_initialized() else "",
         }
 
     def run(
@@ -177,6 +185,24 @@ class RayWorker:
         new = {name: path.read_bytes() for name, path in found.items() if name not in self._known}
         self._known.update(new)
         return new
+
+
+def end_process(process: int, seconds: float) -> None:
+    """Wait until a process of this machine has ended; end it by force if it has not within so many
+    seconds."""
+    by_force = time.monotonic() + seconds
+    with suppress(ProcessLookupError):
+        while not _is_dead(process):
+            os.kill(process, signal.SIGKILL if time.monotonic() > by_force else 0)
+            time.sleep(0.01)
+
+
+def _is_dead(process: int) -> bool:
+    """Whether a process has ended but is still listed; not known everywhere."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
 
 
 def _reads(path: str, content: str) -> bool:

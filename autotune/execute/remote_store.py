@@ -150,18 +150,21 @@ class RemoteStore:
             return True
         return hashlib.sha256(data).hexdigest()[:32] == parse_name(name)[2]
 
-    def delete(self, name: str) -> None:
-        """Remove a checkpoint; one that is already gone is fine, and one that cannot be reached
-        now is cleared away when the study is taken up again."""
+    def delete(self, name: str) -> bool:
+        """As `CheckpointStore.delete`."""
         path = self._path(name)
-        with suppress(Exception):
+        try:
             self._files.rm_file(path)
+        except Exception:  # of whatever library reaches the storage; some mind that it is gone
+            with suppress(Exception):
+                return not self._files.exists(path)
+            return False
+        return True
 
-    def sweep(self, trial: int, keep: Container[str]) -> None:
+    def sweep(self, trial: int, keep: Container[str]) -> Sequence[Stored]:
         """As `CheckpointStore.sweep`."""
-        for stored in self.list():
-            if stored.trial == trial and stored.name not in keep:
-                self.delete(stored.name)
+        others = (s for s in self.list() if s.trial == trial and s.name not in keep)
+        return [stored for stored in others if not self.delete(stored.name)]
 
     def list(self) -> list[Stored]:
         """All checkpoints, by trial and step."""

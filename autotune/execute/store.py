@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -227,18 +227,24 @@ class CheckpointStore:
         except OSError:
             return False
 
-    def delete(self, name: str) -> None:
-        """Remove a checkpoint; one that is already gone is fine."""
-        self.path(name).unlink(missing_ok=True)
+    def delete(self, name: str) -> bool:
+        """Remove a checkpoint. Whether it is gone, which it may have been before; it is not where
+        nothing can be removed now."""
+        return _gone(self.path(name))
 
-    def sweep(self, trial: int, keep: Container[str]) -> None:
+    def sweep(self, trial: int, keep: Container[str]) -> Sequence[Stored]:
         """Remove what a writer of this trial that was ended left behind. Only for the one who
-        knows that it has ended: the driver, whose workers train a trial one at a time."""
+        knows that it has ended: the driver, whose workers train a trial one at a time. The
+        checkpoints that could not be removed."""
         for path in self.folder.glob(f"{_TEMPORARY}{trial:05d}-*"):
-            path.unlink(missing_ok=True)
-        for path in self.folder.glob(f"trial-{trial:05d}-*.pt"):
-            if path.name not in keep:
-                path.unlink(missing_ok=True)
+            _gone(path)
+        paths = self.folder.glob(f"trial-{trial:05d}-*.pt")
+        left = [path for path in paths if path.name not in keep and not _gone(path)]
+        return [
+            Stored(path.name, *parse_name(path.name)[:2], path.stat().st_size)
+            for path in left
+            if _NAME.fullmatch(path.name)
+        ]
 
     def list(self) -> list[Stored]:
         """All checkpoints, by trial and step."""
@@ -287,6 +293,14 @@ class CheckpointStore:
         except OSError:
             room = ""
         return f"the disk under {self.folder} is {reason}{room}; make room and resume the study"
+
+
+def _gone(path: Path) -> bool:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def checkpoint_bytes(study: Path) -> int:

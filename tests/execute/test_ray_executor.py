@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -179,7 +180,10 @@ def test_workers_without_the_folder_hand_their_checkpoints_over(
         hanging = train(6, 3, bad="sleep", seconds=60)
         executor.submit(hanging)
         assert [unit.step for unit in executor.poll(60.0)] == [1]
+        process = executor._workers[0].process
+        os.kill(process, signal.SIGSTOP)  # it does not hear that it is to end
         executor.revoke(hanging.identifier)
+        assert not alive(process)
         # a checkpoint waits for room; the worker that hung is replaced
         large = dataclasses.replace(train(7, 1), room=100)
         ((*_, oversize, done),) = finish(executor, large)
@@ -188,6 +192,14 @@ def test_workers_without_the_folder_hand_their_checkpoints_over(
         assert done.size == oversize.size
     finally:
         executor.close()
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
 
 
 def team_job(trial: int, to: int, **bad: Any) -> TrainJob:

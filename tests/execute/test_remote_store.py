@@ -18,7 +18,13 @@ from autotune.execute.messages import to_plain
 from autotune.execute.opening import opening
 from autotune.execute.ray_worker import RayWorker
 from autotune.execute.remote_store import RemoteStore, open_store
-from autotune.execute.store import CheckpointDamaged, CheckpointStore, OverRoom, StoreError
+from autotune.execute.store import (
+    CheckpointDamaged,
+    CheckpointStore,
+    OverRoom,
+    StoreError,
+    checkpoint_name,
+)
 from autotune.execute.worker import JobRunner, cause_of
 from autotune.surroundings import stop_if_unreachable
 
@@ -106,6 +112,38 @@ def test_runs_are_frozen_and_thawed_there(store: RemoteStore) -> None:
     first, done = losses(job)
     rest, _ = losses(go_on(job, done, 4))
     assert first + rest == whole
+
+
+def test_what_cannot_be_deleted_is_told(
+    store: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise OSError("the network is down")
+
+    stored = store.save(3, 1, CONTENT)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._files, "rm_file", refuse)
+        assert not store.delete(stored.name)
+        assert store.sweep(3, keep=set()) == [stored]
+        assert store.sweep(3, keep={stored.name}) == []
+    assert store.delete(stored.name)
+    assert store.delete(stored.name), "it is gone already"
+    assert store.list() == []
+
+
+def test_a_checkpoint_that_a_ray_worker_was_not_sent_cannot_be_read(tmp_path: Path) -> None:
+    orders = opening(
+        context(execute_tasks.small, tmp_path / "unseen"),
+        0,
+        "execute_tasks:small",
+        torch.get_num_threads(),
+    )
+    worker = RayWorker()
+    worker.open(asdict(orders), (b"", []), [], None, 0, 1, None)
+    job = train(0, 4, start=2, checkpoint=checkpoint_name(0, 2, "ab" * 16))
+    *_, (end, _) = worker.run(to_plain(job), {})
+    assert (end["type"], end["cause"]) == ("Broken", "checkpoint")
+    assert "was not sent" in end["message"]
 
 
 def test_a_ray_worker_that_does_not_see_the_study_writes_there(tmp_path: Path) -> None:
