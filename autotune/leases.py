@@ -150,7 +150,7 @@ class Retries:
     def observe(self, event: Event) -> None:
         """Fold one event."""
         match event:
-            case Lost(trial=trial, evaluation=evaluation, cause=cause):
+            case Lost(trial=trial, evaluation=evaluation, cause=cause) if cause != "withdrawn":
                 key = (trial, repr(evaluation))
                 self._in_a_row[key] = self._in_a_row.get(key, 0) + 1
                 if cause == "checkpoint":

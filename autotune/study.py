@@ -19,13 +19,12 @@ from typing import Any
 import torch
 
 from autotune.ahead import Pace
-from autotune.decide.final import best_run
 from autotune.decide.holdout import Guard
 from autotune.execute.environment import single_threaded
 from autotune.execute.remote_store import open_store
 from autotune.execute.store import CheckpointStore
 from autotune.header import Header, StudyError
-from autotune.jobs import evaluation_job, job_of, job_step
+from autotune.jobs import job_of, job_step
 from autotune.keeping import Keeper
 from autotune.leases import LOSSES, Lease, Leases, Retries
 from autotune.plugins.execution import (
@@ -66,7 +65,7 @@ from autotune.plugins.search import (
 )
 from autotune.plugins.trials import Trials
 from autotune.record import Record, RecordError, resume_command
-from autotune.result import StudyView, best_of, points_of
+from autotune.result import StudyView
 from autotune.surroundings import stop_if_unreachable, stop_if_unwritable, told_of_signals
 from autotune.task_faults import (
     NothingWorks,
@@ -75,6 +74,7 @@ from autotune.task_faults import (
     check_reported,
     nothing_works,
 )
+from autotune.winner import POLL_SECONDS, run_alone, scored
 
 Listener = Callable[[Trials, Event], None]
 """Told of every event once it is appended to the record and folded. It is on disk a moment later,
@@ -82,8 +82,6 @@ before anything that follows from it is carried out."""
 
 FIRST_FAILURES = 5
 """If so many trials in a row fail by an error, and none ever trained, the task is at fault."""
-
-_POLL_SECONDS = 0.25
 
 _QUIET_SECONDS, _PATIENCE_SECONDS = 0.01, 0.05
 """Reports are put on disk, which takes a flush, when none has arrived for so long, and at the
@@ -196,6 +194,13 @@ class Driver:
                 with suppress(RecordError):  # if it cannot be written, that is raised already
                     self._commit()
                     self._note_clock()
+
+    def view(self, task: Any = None) -> StudyView:
+        """The study as it stands now; it shares the trials, so it holds until the next event."""
+        log = self.record
+        return StudyView.folded(
+            log.folder, log.meta, self.search.context, self.trials, log.count, task
+        )
 
     def _take_up(self) -> None:
         """Lose what was in flight, and compare the disk with the record: what killed workers
@@ -358,7 +363,8 @@ class Driver:
         """The time for training is over: what has not begun is not begun any more."""
         while self.ahead:
             job, _ = self.ahead.popleft()
-            self._emit(Lost(job.trial, "its time was over before it began", None, self._now()))
+            message = "its time was over before it began"
+            self._emit(Lost(job.trial, message, None, self._now(), "withdrawn"))
 
     def _worker_is_free(self) -> bool:
         """Whether a worker is free once all that has arrived is folded: a decision that does
@@ -384,12 +390,9 @@ class Driver:
             if room is None:
                 return False
             job = replace(job, room=room)
-        self._lend(job, decision)
-        return True
-
-    def _lend(self, job: Job, decision: Start | Thaw | Evaluate | Measure | None) -> None:
         holder, now = self.executor.submit(job), time.monotonic()
         self.leases.take(Lease(job, decision, holder, now, now))
+        return True
 
     # --- reports ----------------------------------------------------------------------------
 
@@ -418,23 +421,32 @@ class Driver:
             self._lose(job, "timeout", overdue.message, for_good=overdue.for_good)
 
     def _grant_room(self) -> None:
-        """Let checkpoints be written that turned out larger than the room they had."""
-        waiting = [lease for lease in self.leases if lease.wants is not None]
-        for lease in waiting:
-            assert self.keeper is not None
-            assert lease.wants is not None
-            if self.keeper.enlarge(lease.job.identifier, lease.wants):
-                self.executor.grant(lease.job.identifier, lease.wants)
-                lease.go_on(time.monotonic())
-        wanted = [lease.wants for lease in waiting if lease.wants is not None]
-        if wanted and len(wanted) == len(self.leases):
-            self._over_budget(sum(wanted))
+        """Let checkpoints be written that turned out larger than the room they had. If all wait
+        for one another's room, the last that began gives way, and is trained again later."""
+        while self.keeper is not None:
+            waiting = [lease for lease in self.leases if lease.wants is not None]
+            for lease in list(waiting):
+                assert lease.wants is not None
+                if self.keeper.enlarge(lease.job.identifier, lease.wants):
+                    self.executor.grant(lease.job.identifier, lease.wants)
+                    lease.go_on(time.monotonic())
+                    waiting.remove(lease)
+            if not waiting or len(waiting) < len(self.leases):
+                return
+            if len(waiting) == 1:
+                self._over_budget(waiting[0].wants or 0)
+            last = max(waiting, key=lambda lease: (lease.begun, lease.job.identifier))
+            self.executor.revoke(last.job.identifier)
+            self.leases.end(last)
+            self._give_back(last.job)
+            message = "there was no room for its checkpoint beside another one's"
+            self._emit(Lost(last.job.trial, message, None, self._now(), "withdrawn"))
 
     def _awaited(self) -> list[Report]:
         """The next reports. What has happened is put on disk meanwhile, unless they follow at
         once."""
         if self._uncommitted_since is None:
-            return self.executor.poll(_POLL_SECONDS)
+            return self.executor.poll(POLL_SECONDS)
         reports = []
         if time.monotonic() < self._uncommitted_since + _PATIENCE_SECONDS:
             reports = self.executor.poll(_QUIET_SECONDS)
@@ -630,47 +642,16 @@ class Driver:
         """Look at the test split once, with the best point, and record what it says."""
         if "winner" in self.record.meta:
             return
-        winner: dict[str, Any] | None = None
-        losses = 0
-        while losses < LOSSES:
-            self._commit()  # before it is read
-            view = StudyView(self.record.folder)
-            best = best_of(points_of(view), view.context, best_run(self.trials))
-            if best is None:
-                return
-            where = (best.trial, best.step, best.evaluation)
-            winner = dict(zip(("trial", "step", "evaluation"), where, strict=True))
-            number = self.trials.decisions
-            job = evaluation_job(number, *where, "test", self.trials, self.header.seed)
-            report = self._run_alone(job)
-            if isinstance(report, Done):
-                winner["metrics"] = dict(report.report)
-                break
-            winner["failure"] = report.message
-            if isinstance(report, Broken):
-                if report.cause != "checkpoint" or self.store.intact(job.checkpoint):
-                    break
-                self._evict_damaged(best.trial, best.step, report.message)
-                continue  # with the best of those that are left
-            losses += 1
+        winner = scored(self.view, self._run_alone, self.store, self._evict_damaged)
+        if winner is None:
+            return
         self.record.set_meta("winner", winner)
         if self.signal is not None:
             self._leave()
 
     def _run_alone(self, job: EvaluateJob) -> Done | Broken | WorkerLost:
-        while self.executor.free < 1:  # a dead worker's successor is on its way
-            self.executor.poll(_POLL_SECONDS)
-        self._lend(job, None)
-        while True:
-            for report in self.executor.poll(_POLL_SECONDS):
-                lease = self.leases.hear(report.identifier, time.monotonic())
-                if lease is not None and isinstance(report, Done | Broken | WorkerLost):
-                    self.leases.end(lease)
-                    return report
-            for overdue in self.leases.overdue(time.monotonic()):
-                self.executor.revoke(job.identifier)
-                self.leases.end(overdue.lease)
-                return WorkerLost(job.identifier, overdue.message)
+        self._commit()  # what led to it
+        return run_alone(job, self.executor, self.leases)
 
     def _note_end(self) -> None:
         assert self.stopped is not None

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from studies import ADDRESS, check_replay, tune
 
 import autotune
-from autotune.plugins.search import Event, Observed
+from autotune.plugins.search import Event, Failed, Observed
 from autotune.study import Interrupted
 
 STUDY_FILE = f"""\
@@ -62,6 +64,44 @@ def test_a_clock_that_jumps_changes_nothing(
     assert times == sorted(times)
     assert 0 <= times[0] <= times[-1] < 1000
     assert check_replay(result.view) > 0
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder that nothing can be written to: root may write to one without permissions."""
+    bind = ["mount", "--bind", str(folder), str(folder)]
+    mounted = subprocess.run(bind, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a folder: {mounted.stderr.strip()}")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_folder_of_checkpoints_that_is_read_only_is_said_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hard.yaml").write_text(STUDY_FILE)
+    assert command(tmp_path, "run", "hard.yaml").returncode == 0
+    study = tmp_path / "autotune_studies" / "hard"
+    before = autotune.load(study).events
+    with read_only(study / "checkpoints"):
+        stopped = command(tmp_path, "resume", "--budget", "epochs=20")
+    assert stopped.returncode not in (0, -9)
+    assert "no checkpoint can be written any more" in stopped.stderr
+    assert "Read-only file system" in stopped.stderr
+    assert f"go on with the study in {study.relative_to(tmp_path)}" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    between = autotune.load(study)
+    assert between.events[: len(before)] == before
+    assert not between.finished
+    assert command(tmp_path, "resume").returncode == 0
+    after = autotune.load(study)
+    assert after.events[: between.count] == between.events
+    assert after.trials.units == 20
+    assert not [event for event in after.events if isinstance(event, Failed)]
 
 
 def test_a_second_driver_is_refused_in_words(tmp_path: Path) -> None:

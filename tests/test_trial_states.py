@@ -7,11 +7,12 @@ freeze, fail, die, hang, come too late, find their checkpoint damaged; and the d
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import sys
 import tempfile
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from puppets import WORKERS, Log, Puppets
 
 from autotune import study
 from autotune.decide import build_search
@@ -35,11 +37,9 @@ from autotune.plugins.discovery import get
 from autotune.plugins.execution import (
     Broken,
     Done,
-    Executor,
     Job,
     Limits,
     Oversize,
-    Report,
     TrainJob,
     Unit,
     WorkerLost,
@@ -50,6 +50,7 @@ from autotune.plugins.search import (
     Event,
     Evicted,
     Failed,
+    Final,
     Frozen,
     Key,
     Lost,
@@ -61,12 +62,10 @@ from autotune.plugins.search import (
     Thaw,
 )
 from autotune.plugins.trials import IllegalEvent, Trials
-from autotune.record import event_from_plain, event_to_plain
 from autotune.space import Float, Integer, Space
 
 LIMIT = 400_000
 SIZES = (20_000, 60_000)
-WORKERS = 2
 SEARCH = {
     "policy": {"name": "asha"},
     "proposer": {"name": "random"},
@@ -87,92 +86,10 @@ CONTEXT = SearchContext(
 )
 
 
-class Log:
-    """A record in memory, whose events pass through JSON as they do on disk."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.told: list[Event] = []
-        self.committed = 0
-        self.meta: dict[str, Any] = {}
-
-    def append(self, event: Event) -> Event:
-        plain = json.loads(json.dumps(event_to_plain(event)))
-        self.told.append(event_from_plain(plain))
-        return self.told[-1]
-
-    def events(self) -> list[Event]:
-        return list(self.told)
-
-    @property
-    def count(self) -> int:
-        return len(self.told)
-
-    def commit(self) -> None:
-        self.committed = len(self.told)
-
-    def set_meta(self, key: str, value: Any) -> None:
-        self.meta[key] = value
-
-    def back_up(self) -> None:
-        pass
-
-
-class Puppets(Executor):
-    """Workers that do nothing by themselves."""
-
-    name = "puppets"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.jobs: dict[int, Job] = {}
-        self.step: dict[int, int] = {}
-        self.waiting: dict[int, int] = {}
-        self.room: dict[int, int] = {}
-        self.revoked: list[Job] = []
-        self.reports: list[Report] = []
-
-    def open(self, context: Any) -> None: ...
-
-    def close(self) -> None: ...
-
-    def interrupt(self) -> None: ...
-
-    @property
-    def free(self) -> int:
-        return WORKERS - len(self.jobs)
-
-    def submit(self, job: Job) -> str:
-        if isinstance(job, TrainJob):
-            trials = [j.trial for j in self.jobs.values() if isinstance(j, TrainJob)]
-            assert job.trial not in trials, "a trial is trained twice at once"
-            self.step[job.identifier] = job.start
-            assert job.room is not None
-            self.room[job.identifier] = job.room
-        self.jobs[job.identifier] = job
-        return f"puppet {job.identifier}"
-
-    def poll(self, timeout: float) -> list[Report]:
-        reports, self.reports = self.reports, []
-        return reports
-
-    def revoke(self, identifier: int) -> None:
-        self.revoked.append(self.jobs.pop(identifier))
-        self.waiting.pop(identifier, None)
-        self.reports = [r for r in self.reports if r.identifier != identifier]
-
-    def grant(self, identifier: int, room: int) -> None:
-        self.room[identifier] = room
-
-    def over(self, report: Report) -> None:
-        """The job's end."""
-        del self.jobs[report.identifier]
-        self.waiting.pop(report.identifier, None)
-        self.reports.append(report)
-
-
 class Interleavings(RuleBasedStateMachine):
     """See the module."""
+
+    context, limit = CONTEXT, LIMIT
 
     @initialize()
     def begin(self) -> None:
@@ -182,32 +99,37 @@ class Interleavings(RuleBasedStateMachine):
         self.patch.start()
         self.log = Log(self.folder)
         self.harmed: set[str] = set()
+        self.helper = ThreadPoolExecutor(1)
         self.take_up()
 
     def take_up(self) -> None:
         self.puppets = Puppets()
         self.driver = study.Driver(
             self.log,  # type: ignore[arg-type]
-            SimpleNamespace(seed=CONTEXT.seed),  # type: ignore[arg-type]
-            build_search(CONTEXT, SEARCH, get),
+            SimpleNamespace(seed=self.context.seed),  # type: ignore[arg-type]
+            build_search(self.context, SEARCH, get),
             self.puppets,
             SimpleNamespace(workers=WORKERS, checkpoint_url=None),  # type: ignore[arg-type]
             lambda configuration: None,
-            Limits(segment_seconds=3000.0, checkpoint_bytes=LIMIT),
+            Limits(segment_seconds=3000.0, checkpoint_bytes=self.limit),
             [self.look],
+        )
+        self.driver._helper = self.helper
+        self.driver.pace = SimpleNamespace(  # type: ignore[assignment]
+            pays=True, decided=lambda seconds: None, ended=lambda seconds: None
         )
         self.log.commit()  # what it has read
         self.delete = self.driver.store.delete
         self.driver.store.delete = self.delete_checked  # type: ignore[method-assign]
         self.driver._take_up()
 
-    def delete_checked(self, name: str) -> None:
+    def delete_checked(self, name: str) -> bool:
         """What is on disk of the record never speaks of a checkpoint that was deleted."""
-        trials = Trials(CONTEXT.space, CONTEXT.objectives)
+        trials = Trials(self.context.space, self.context.objectives)
         for event in self.log.told[: self.log.committed]:
             trials.observe(event)
         assert all(name not in trial.checkpoints.values() for trial in trials.all.values())
-        self.delete(name)
+        return self.delete(name)
 
     def look(self, trials: Trials, event: Event) -> None:
         """At every event: no checkpoint on the front goes for the budget's sake."""
@@ -251,6 +173,34 @@ class Interleavings(RuleBasedStateMachine):
     @rule()
     def hear(self) -> None:
         self.driver._receive()
+
+    @precondition(busy)
+    @rule(data=st.data(), ahead=st.integers(0, 9))
+    def decide_ahead(self, data: Any, ahead: int) -> None:
+        """The next decisions are taken while all train, and one goes on meanwhile: in the midst of
+        the first decision, as far as the driver can tell."""
+        job, decide = self.some(data), self.driver._decide
+        gone_on = threading.Event()
+
+        def meanwhile() -> None:
+            if ahead and self.intact(job):
+                self.advance(job, ahead, SIZES[0])
+            gone_on.set()
+
+        def decide_then() -> Any:
+            assert gone_on.wait(10.0)
+            return decide()
+
+        self.puppets.meanwhile = meanwhile
+        with mock.patch.object(self.driver, "_decide", decide_then):
+            self.driver._decide_ahead()
+        self.puppets.meanwhile = None
+
+    @precondition(lambda self: self.driver.ahead)
+    @rule()
+    def run_out_of_time(self) -> None:
+        """What was decided ahead is not begun any more."""
+        self.driver._drop_ahead()
 
     @precondition(busy)
     @rule(data=st.data(), ahead=st.integers(1, 9))
@@ -367,7 +317,7 @@ class Interleavings(RuleBasedStateMachine):
     # --- what must hold ---------------------------------------------------------------------
 
     def within(self) -> None:
-        assert checkpoint_bytes(self.folder) <= LIMIT
+        assert checkpoint_bytes(self.folder) <= self.limit
 
     @invariant()
     def holds(self) -> None:
@@ -376,7 +326,9 @@ class Interleavings(RuleBasedStateMachine):
         self.within()
         trials = self.driver.trials
         training = {j.trial for j in self.puppets.jobs.values() if isinstance(j, TrainJob)}
-        assert training <= set(trials.in_flight)
+        begun_later = {job.trial for job, _ in self.driver.ahead}
+        assert training | begun_later <= set(trials.in_flight)
+        assert not training & begun_later
         on_disk = {path.name for path in self.driver.store.folder.glob("trial-*.pt")}
         kept = {name for t in trials.all.values() for name in t.checkpoints.values()}
         assert kept <= on_disk | self.harmed
@@ -392,6 +344,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def clear(self) -> None:
         self.patch.stop()
+        self.helper.shutdown()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def finish(self) -> None:
@@ -399,7 +352,7 @@ class Interleavings(RuleBasedStateMachine):
         for _ in range(600):
             self.driver._receive()
             self.within()
-            if self.driver.stopped is not None and not self.driver.leases:
+            if self.driver.stopped is not None and not self.driver.leases and not self.driver.ahead:
                 return
             self.driver._hand_out()
             for job in list(self.puppets.jobs.values()):
@@ -408,18 +361,18 @@ class Interleavings(RuleBasedStateMachine):
         raise AssertionError("the study does not end")
 
     def check_the_record(self) -> None:
-        search = build_search(CONTEXT, SEARCH, get)
+        search = build_search(self.context, SEARCH, get)
         started: Counter[str] = Counter()
         in_a_row: Counter[tuple[int, str]] = Counter()
         over: set[int] = set()
         for event in self.log.told:
             if isinstance(event, Decided):
                 decision = event.decision
-                assert search.decide(Key(CONTEXT.seed, event.number)) == decision
-                if isinstance(decision, Start):
+                assert search.decide(Key(self.context.seed, event.number)) == decision
+                if isinstance(decision, Start) and decision.repeat_of is None:
                     started[identity(decision.configuration)] += 1
                 assert not isinstance(decision, Start | Thaw) or decision.trial not in over
-            if isinstance(event, Lost):
+            if isinstance(event, Lost) and event.cause != "withdrawn":
                 in_a_row[event.trial, repr(event.evaluation)] += 1
             if isinstance(event, Frozen):
                 in_a_row[event.trial, "None"] = 0
@@ -434,24 +387,45 @@ class Interleavings(RuleBasedStateMachine):
         assert isinstance(self.driver.stopped, Stop)
 
 
+class WithFinalPhase(Interleavings):
+    """Two finalists are finished, and trained again on two other seeds each; none of their
+    checkpoints may go."""
+
+    limit = 900_000
+
+    context = replace(CONTEXT, budget=Budget(units=90, evaluations=4), final=Final(2, 2, share=0.6))
+
+    def check_the_record(self) -> None:
+        super().check_the_record()
+        trials = self.driver.trials
+        failed = sum(trial.status == "failed" for trial in trials.all.values())
+        assert trials.finalists is not None or failed
+        assert trials.units <= 90
+
+
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=40,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(
-    max_examples=12,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+TestInterleavings.settings = _settings(10)
+TestWithFinalPhase = WithFinalPhase.TestCase
+TestWithFinalPhase.settings = _settings(6)
 
 
 # --- one after the other --------------------------------------------------------------------
 
 
-def test_two_workers_find_the_same_checkpoint_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_find_the_same_checkpoint_damaged() -> None:
     """It goes once the second has said so too; nothing is decided on it meanwhile."""
-    few = replace(CONTEXT, budget=Budget(units=1, evaluations=4))
-    monkeypatch.setattr(sys.modules[__name__], "CONTEXT", few)
     machine = Interleavings()
+    machine.context = replace(CONTEXT, budget=Budget(units=1, evaluations=4))
     machine.begin()
     driver, puppets = machine.driver, machine.puppets
     try:
@@ -479,23 +453,77 @@ def test_two_workers_find_the_same_checkpoint_damaged(monkeypatch: pytest.Monkey
         machine.teardown()
 
 
+def test_jobs_that_wait_for_each_others_room_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two checkpoints turn out so large that neither can be written beside what the other one has
+    been promised: the job that began last is taken back, and trained again later."""
+    monkeypatch.setattr(sys.modules[__name__], "SIZES", (20_000, 20_000))
+    machine = Interleavings()
+    machine.limit = 100_000
+    machine.begin()
+    driver, puppets = machine.driver, machine.puppets
+    try:
+        driver._hand_out()
+        for _ in range(2):  # at their end they wait for room
+            for job in list(puppets.jobs.values()):
+                machine.advance(job, 9, 20_000)
+            driver._receive()
+        driver._hand_out()
+        first, second = puppets.jobs.values()
+        for job in (first, second):
+            machine.advance(job, 9, 70_000)
+        driver._receive()
+        assert list(puppets.jobs.values()) == [first]
+        lost = next(event for event in reversed(machine.log.told) if isinstance(event, Lost))
+        assert (lost.trial, lost.cause) == (second.trial, "withdrawn")
+        machine.advance(first, 9, 70_000)
+        driver._receive()
+        assert driver.trials[first.trial].checkpoint is not None
+    finally:
+        machine.teardown()
+    assert driver.trials[second.trial].segments, "it was trained in the end"
+
+
+def two_checkpoints(machine: Interleavings) -> list[str]:
+    """A trial's, of which the second makes the first needless; not on disk yet."""
+    driver = machine.driver
+    driver._emit(Decided(0, Start(0, CONTEXT.space.default(), 9, 1)))
+    names = [checkpoint_name(0, step, "ab" * 16) for step in (1, 2)]
+    for step, name in enumerate(names, 1):
+        if step == 2:
+            driver._emit(Decided(1, Thaw(0, 2)))
+            driver._commit()
+        (driver.store.folder / name).write_bytes(b"x")
+        driver._emit(Observed(0, step, {"loss": 1.0 / step, "error": 1.0 / step}, 1.0))
+        driver._emit(Frozen(0, step, name, size=1))
+    return names
+
+
 def test_no_file_goes_before_what_makes_it_needless_is_on_disk() -> None:
     machine = Interleavings()
     machine.begin()
     driver = machine.driver
     assert driver.keeper is not None
     try:
-        configuration = CONTEXT.space.default()
-        driver._emit(Decided(0, Start(0, configuration, 9, 1)))
-        names = [checkpoint_name(0, step, "ab" * 16) for step in (1, 2)]
-        for step, name in enumerate(names, 1):
-            if step == 2:
-                driver._emit(Decided(1, Thaw(0, 2)))
-                driver._commit()
-            (driver.store.folder / name).write_bytes(b"x")
-            driver._emit(Observed(0, step, {"loss": 1.0 / step, "error": 1.0 / step}, 1.0))
-            driver._emit(Frozen(0, step, name, size=1))
+        names = two_checkpoints(machine)
         driver.keeper.clean()
+        assert [path.name for path in driver.store.folder.iterdir()] == names[1:]
+    finally:
+        machine.clear()
+
+
+def test_what_cannot_be_deleted_takes_its_bytes_until_it_can() -> None:
+    machine = Interleavings()
+    machine.begin()
+    driver, keeper = machine.driver, machine.driver.keeper
+    assert keeper is not None
+    try:
+        names = two_checkpoints(machine)
+        driver.store.delete = lambda name: False  # type: ignore[method-assign]
+        keeper.clean()
+        assert keeper.used == 2
+        driver.store.delete = machine.delete_checked  # type: ignore[method-assign]
+        keeper.clean()
+        assert keeper.used == 1
         assert [path.name for path in driver.store.folder.iterdir()] == names[1:]
     finally:
         machine.clear()

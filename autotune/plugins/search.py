@@ -456,13 +456,15 @@ class Lost:
     """A segment or evaluation in flight was lost, as far as anyone knows through no fault of the
     configuration, and is tried again a bounded number of times. The trial stands at its last
     frozen step. `cause`: its worker died, or said nothing for too long (``timeout``); its
-    checkpoint could not be read (``checkpoint``: an `Evicted` follows) or written (``disk``)."""
+    checkpoint could not be read (``checkpoint``: an `Evicted` follows) or written (``disk``); or
+    nothing befell it, and the driver took it back (``withdrawn``): before it began, or because
+    there was no room for its checkpoint beside another one's."""
 
     trial: int
     message: str
     evaluation: Configuration | None = None
     at: float = 0.0
-    cause: Literal["worker_died", "timeout", "checkpoint", "disk"] = "worker_died"
+    cause: Literal["worker_died", "timeout", "checkpoint", "disk", "withdrawn"] = "worker_died"
 
 
 @dataclass(frozen=True)

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
+from autotune.decide.policies.asha import ASHA
 from autotune.decide.policies.front_rung import FrontRung, epsilon_net, hypervolume_contribution
-from autotune.decide.policies.rungs import Ladder, reduction_space, rung_units, start
-from autotune.plugins.search import (
-    Event,
-    ForecastFunction,
-    Key,
-    Policy,
-    ProposeFunction,
-    SearchContext,
-    Start,
-    Stop,
-    Thaw,
-    Wait,
-)
-from autotune.plugins.trials import Trials
+from autotune.decide.policies.rungs import Ladder, reduction_space, rung_units
+from autotune.plugins.search import SearchContext
 from autotune.space import Categorical, Space
 
 _WITHIN = {"epsilon_net": epsilon_net, "hypervolume": hypervolume_contribution}
 
 
-class MOASHA(Policy):
+class MOASHA(ASHA):
     """ASHA that ranks a rung by non-dominated sorting over all objectives of kind curve and static:
     front by front, and within a front so that what goes on covers it evenly (``epsilon_net``, which
     begins with the best in the primary objective), or by what each adds to the hypervolume
@@ -66,22 +55,3 @@ class MOASHA(Policy):
             [primary, *others],
             partial(FrontRung, order=order),
         )
-
-    def observe(
-        self, context: SearchContext, state: Ladder, event: Event, trials: Trials
-    ) -> Ladder:
-        """Enter a frozen trial at the rungs that it has reached."""
-        state.observe(event, trials)
-        return state
-
-    def decide(
-        self,
-        context: SearchContext,
-        state: Ladder,
-        propose: ProposeFunction,
-        forecast: ForecastFunction,
-        trials: Trials,
-        key: Key,
-    ) -> Start | Thaw | Wait | Stop:
-        """Promote, else start."""
-        return state.promotion(trials) or start(context, propose, trials, state.units[0])
