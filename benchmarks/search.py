@@ -6,9 +6,13 @@ seconds where the tables have them. `peers` says who takes part and how each is 
 `replayed.ledger` what an epoch costs and how regret is scaled. `benchmarks/README.md` says how to
 install the peers; methods that are not installed are named and left out.
 
-    python benchmarks/search.py --json results.jsonl                 # everything, hours
-    python benchmarks/search.py --json results.jsonl --quick         # within 45 minutes
+    python benchmarks/search.py                                      # everything, hours
+    python benchmarks/search.py --quick                              # within 45 minutes
+    python benchmarks/search.py --report --seeds 1                   # what is known, at once
     python benchmarks/search.py --smoke                              # seconds
+
+Results are kept in ``benchmarks/results/search.jsonl`` unless ``--json`` names another file, and
+nothing that is known of the methods as they are now is searched again.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from replayed.cells import Cell, Store, Task, searched
 from replayed.ledger import BUDGETS
 from replayed.plot import draw
 from replayed.running import Grid, ensure, installed, unknown_tasks
-from replayed.summary import compared, text
+from replayed.summary import Comparison, compared, text
 
 NAMED = (
     "taskset_patch128_LSTM128_bs64",
@@ -39,6 +43,8 @@ NAMED = (
     "deepobs_svhn_wrn164",
 )
 """Two tables of each suite, for the slow peers and for ``--quick`` (`few_of` elsewhere)."""
+
+RESULTS = Path(__file__).parent / "results" / "search.jsonl"
 
 SLOW_SEEDS, SLOW_EPOCHS = 3, 300
 SMOKE = ("autotune", "autotune_random", "autotune_asha", "optuna_tpe_hyperband")
@@ -108,15 +114,20 @@ def main() -> None:
             print(f"nothing to measure: {message}")
             return
         parser.error(message)
-    chosen = installed([every[name] for name in names])
+    store = Store(None if given.smoke and given.json == RESULTS else given.json)
+    present = installed([every[name] for name in names])
+    versions = {method.name: method.version() for method in present}
+    if given.report:
+        versions = store.versions(names) | versions
+    chosen = [every[name] for name in names if name in versions]
     if not chosen:
         sys.exit("none of these methods is installed (benchmarks/README.md)")
-    store = Store(given.json)
     wanted = grids(files, chosen, given.seeds, given.quick, given.smoke)
-    versions = {method.name: method.version() for method in chosen}
-    missing = unknown_tasks(wanted, store, versions)
-    failed = ensure(missing, partial(_work, given.curves), given.parallel, store)
-    store.tidy(versions)
+    failed = 0
+    if not given.report:
+        missing = unknown_tasks(wanted, store, versions)
+        failed = ensure(missing, partial(_work, given.curves), given.parallel, store)
+        store.tidy(versions)
     report(wanted, store, versions, given.plot)
     if failed:
         sys.exit(f"{failed} searches failed; the same command tries them again")
@@ -125,10 +136,11 @@ def main() -> None:
 def report(
     wanted: Sequence[Grid], store: Store, versions: Mapping[str, str], plot: Path | None
 ) -> None:
-    """Print every comparison, and draw the largest."""
-    wanted = [grid for grid in wanted if grid.methods and grid.files]
-    drawn = max(wanted, key=lambda grid: len(grid.files) * grid.epochs)
+    """Print every comparison, and draw the largest in which the default takes part."""
+    drawn: dict[int, Comparison] = {}
     for grid in wanted:
+        if not grid.methods or not grid.files:
+            continue
         cells = []
         for task, method in grid.tasks():
             cell = store.find(task, versions[method.name])
@@ -144,14 +156,23 @@ def report(
         if tested and grid.clock == "epochs":
             measured = compared(cells, names, tested, grid.seeds, grid.budgets, test=True)
             print(text(measured, f"{grid.title}, regret on the test split"))
-        if plot is not None and grid is drawn:
-            draw(result, plot)
+        if "autotune" in result.values and grid.clock == "epochs":
+            drawn[len(grid.files) * grid.epochs] = result
+    if plot is not None and drawn:
+        draw(drawn[max(drawn)], plot)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--curves", type=Path, default=FOLDER, help="folder of the tables")
-    parser.add_argument("--json", type=Path, help="file of results, added to and resumed from")
+    parser.add_argument(
+        "--json", type=Path, default=RESULTS, help="file of results, added to and resumed from"
+    )
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="search nothing; of methods that are not installed, what is known of the last version",
+    )
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--parallel", type=int, default=2, help="searches at once")

@@ -8,6 +8,7 @@ trained again is the same curve.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import math
 from collections.abc import Callable
@@ -39,6 +40,18 @@ from autotune.plugins.search import (
 from autotune.space import Configuration, Space
 
 _PARTS = ("decide", "pfn", "plugins", "space", "header.py")
+_APART = tuple(
+    Path(autotune.__file__).parent / part
+    for part in (
+        "decide/arms",
+        "plugins/conformance",
+        "plugins/execution.py",
+        "plugins/torch_schedule.py",
+        "plugins/training.py",
+    )
+)
+"""What of them no replayed search asks: policies that share a budget among plugins, of which tables
+have none; and what trains, executes or tests."""
 
 
 AUTOMATIC = "freeze_thaw"
@@ -154,13 +167,34 @@ def segment(table: Table, training: Training, decision: Start | Thaw, at: float)
 
 @cache
 def version() -> str:
-    """Digest of everything in autotune that decides, weights included."""
+    """Digest of everything in autotune that decides, weights included; of code without what is
+    said about it."""
     folder = Path(autotune.__file__).parent
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest = hashlib.sha256(said(Path(__file__)))
     for part in _PARTS:
         root = folder / part
         for path in sorted([root] if root.is_file() else root.rglob("*")):
-            if path.suffix in (".py", ".safetensors"):
-                digest.update(path.relative_to(folder).as_posix().encode())
-                digest.update(path.read_bytes())
+            if path.suffix not in (".py", ".safetensors"):
+                continue
+            if any(path.is_relative_to(apart) for apart in _APART):
+                continue
+            digest.update(path.relative_to(folder).as_posix().encode())
+            digest.update(said(path) if path.suffix == ".py" else path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def said(path: Path) -> bytes:
+    """What a module does, without comments, layout and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [line for line in body if not _text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree).encode()
+
+
+def _text(line: ast.stmt) -> bool:
+    return (
+        isinstance(line, ast.Expr)
+        and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
+    )

@@ -125,6 +125,11 @@ class Store:
                 return cell
         return None
 
+    def versions(self, methods: Iterable[str]) -> dict[str, str]:
+        """The version of each method's newest result, of those that have any."""
+        cells = [cell for kept in self._cells.values() for cell in kept.values()]
+        return {cell.method: cell.version for cell in cells if cell.method in set(methods)}
+
     def add(self, cell: Cell) -> None:
         """Keep a result."""
         self._keep(cell)

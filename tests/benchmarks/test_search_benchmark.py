@@ -256,3 +256,42 @@ def test_smoke_says_so_where_there_are_no_tables(
     monkeypatch.setattr("sys.argv", ["search.py", "--smoke", "--curves", str(tmp_path)])
     search.main()
     assert "nothing to measure" in capsys.readouterr().out
+
+
+def test_a_report_searches_nothing_and_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods that are not installed stand there as they were last recorded; results of autotune
+    as it was before do not."""
+    json_file, folder = tmp_path / "search.jsonl", tmp_path / "curves"
+    folder.mkdir()
+    points = np.random.default_rng(0).random((4, 2))
+    plain = {"X": points, "log": np.array([False, False]), "Y": np.ones((4, 9)), "metric": "loss"}
+    for file in FILES:
+        np.savez(folder / f"{file}.npz", **plain, fidelity=np.arange(1, 10), minimise=True)
+    store = Store(json_file)
+    for name in ("autotune", "syne_tune_cqr"):
+        for known in cells(name, 0.0):
+            store.add(replace(known, epochs=1000, regret=dict.fromkeys(search.BUDGETS, 0.125)))
+    lines = json_file.read_bytes()
+    lacking = lambda method: "peers" if "syne" in method.name else None  # noqa: E731
+    monkeypatch.setattr("peers.Method.missing", lacking)
+    arguments = ["--json", str(json_file), "--curves", str(folder), "--report", "--seeds", "3"]
+    chosen = ["--methods", "autotune", "syne_tune_cqr"]
+    monkeypatch.setattr("sys.argv", ["search.py", *arguments, *chosen])
+    search.main()
+    said = capsys.readouterr().out
+    assert "syne_tune_cqr                     0.125" in said
+    assert "not compared: autotune has 0 of 12 searches" in said
+    assert json_file.read_bytes() == lines
+
+
+def test_what_is_said_about_code_does_not_make_a_search_stale(tmp_path: Path) -> None:
+    def digest(code: str) -> bytes:
+        path = tmp_path / "module.py"
+        path.write_text(code)
+        return own.said(path)
+
+    plain = digest("def f(x):\n    return x + 1\n")
+    assert digest('"""Why."""\ndef f(x):\n    """One more."""\n    return x + 1  # so\n') == plain
+    assert digest("def f(x):\n    return x + 2\n") != plain
