@@ -40,6 +40,7 @@ JOINING = {
     "surroundings",
     "task_faults",
     "warm_start",
+    "winner",
 }
 """They join the lower floors, and may import all of those and each other."""
 
