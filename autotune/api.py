@@ -72,7 +72,8 @@ def tune(
         space: what may be chosen.
         objectives: names that autotune knows (`known_objectives`), or `Objective`s, or
             mappings of its fields. The first of kind ``curve`` drives training.
-        budget: any of ``epochs`` (or ``steps``), ``trials``, ``minutes`` (or ``seconds``) and
+        budget: any of ``epochs`` (or ``steps``), ``trials``, ``minutes`` (or ``seconds``),
+            ``gpu_seconds`` (what jobs take, times the GPUs that their worker holds) and
             ``evaluations``; the first limit reached ends the search.
         horizon: epochs (or steps) that a trial trains at most.
         constraints: limits that the winner must keep, such as ``["latency_ms <= 5"]``; of an

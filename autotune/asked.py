@@ -19,7 +19,7 @@ from autotune.plugins.search import Budget, Final, Holdout, Objective, Utility
 LARGEST = 2**53
 """No limit is larger: what counts to it is exact."""
 
-_LIMITS = ("epochs", "steps", "trials", "minutes", "seconds", "evaluations")
+_LIMITS = ("epochs", "steps", "trials", "minutes", "seconds", "evaluations", "gpu_seconds")
 _GAINS = ("improvement", "percent")
 _PRICES = ("epochs", "steps", "minutes", "seconds")
 
@@ -70,7 +70,7 @@ def as_budget(given: Budget | Mapping[str, float]) -> tuple[Budget, Any]:
         if all(key in given for key in pair):
             raise StudyError(f"budget: give either {pair[0]} or {pair[1]}")
     for key, value in given.items():
-        whole = key not in ("minutes", "seconds")
+        whole = key not in ("minutes", "seconds", "gpu_seconds")
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             expected = "a whole number" if whole else "a number"
             raise StudyError(f"budget: {key} is {value!r}; expected {expected}")
@@ -79,7 +79,14 @@ def as_budget(given: Budget | Mapping[str, float]) -> tuple[Budget, Any]:
     units = given.get("epochs", given.get("steps"))
     seconds = given["minutes"] * 60.0 if "minutes" in given else given.get("seconds")
     unit = "epoch" if "epochs" in given else ("step" if "steps" in given else None)
-    return Budget(units, given.get("trials"), seconds, given.get("evaluations")), unit  # type: ignore[arg-type]
+    budget = Budget(
+        units,  # type: ignore[arg-type]
+        given.get("trials"),  # type: ignore[arg-type]
+        seconds,
+        given.get("evaluations"),  # type: ignore[arg-type]
+        given.get("gpu_seconds"),
+    )
+    return budget, unit
 
 
 def with_limits(

@@ -63,7 +63,7 @@ class Plan:
         task: the task object, or its absolute address.
         space: unresolved or resolved.
         objectives: at least one of kind ``curve``; the first of these drives training.
-        budget: at least one of units, trials and seconds.
+        budget: at least one of units, trials, seconds and GPU-seconds.
         horizon: units that a trial trains at most.
         name: of the study; where it is taken, ``NAME-2`` and so on.
         unit: what the user calls the budget's units; None if there are none.
@@ -217,6 +217,12 @@ def _header(plan: Plan, task: Task) -> Header:
             f"search: there is no part {unknown[0]!r}; the parts are {', '.join(SEARCH_DEFAULTS)}"
         )
     executor = as_named("executor", plan.executor)
+    if budget.gpu_seconds is not None and plan.device == "cpu" and not executor.get("num_gpus"):
+        raise StudyError(
+            f"budget: gpu_seconds counts the time in which workers hold GPUs, but on device cpu "
+            f"those of executor {executor['name']} hold none; expected device cuda or, of executor "
+            f"ray, num_gpus above 0; or name seconds, which counts the clock"
+        )
     catalogue = Catalogue()
     for kind, chosen in (*search.items(), ("executor", executor)):
         if (kind, chosen["name"]) != ("policy", AUTO):
@@ -370,8 +376,12 @@ def check_budget(budget: Budget) -> None:
             raise StudyError(f"budget: {name} is {value!r}; expected a whole number above 0")
     if budget.seconds is not None and not 0 < budget.seconds < math.inf:
         raise StudyError(f"budget: {budget.seconds!r} seconds; expected more than 0")
-    if budget.units is budget.trials is budget.seconds is None:
-        raise StudyError("budget: expected at least one of epochs (or steps), trials and minutes")
+    if budget.gpu_seconds is not None and not 0 < budget.gpu_seconds < math.inf:
+        raise StudyError(f"budget: {budget.gpu_seconds!r} GPU-seconds; expected more than 0")
+    if budget.units is budget.trials is budget.seconds is budget.gpu_seconds is None:
+        raise StudyError(
+            "budget: expected at least one of epochs (or steps), trials, minutes and gpu_seconds"
+        )
 
 
 def _check_storage(folder: Path, url: str) -> None:

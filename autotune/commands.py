@@ -39,8 +39,8 @@ def register(add: Callable[..., argparse.ArgumentParser]) -> None:
         action="extend",
         metavar="LIMIT=NUMBER",
         default=[],
-        help="in place of the file's limits: epochs=300 minutes=4 trials=80 evaluations=40; "
-        "minutes=none drops a limit",
+        help="in place of the file's limits: epochs=300 minutes=4 gpu_seconds=7200 trials=80 "
+        "evaluations=40; minutes=none drops a limit",
     )
     run.add_argument(
         "--final",
@@ -432,12 +432,14 @@ def status_of(view: StudyView) -> dict[str, Any]:
             "trials": budget.trials,
             "seconds": budget.seconds,
             "evaluations": budget.evaluations,
+            "gpu_seconds": budget.gpu_seconds,
         },
         "spent": {
             unit: view.trials.units,
             "trials": len(view.trials) - view.trials.further,
             "seconds": seconds,
             "evaluations": view.trials.evaluations,
+            "gpu_seconds": view.trials.gpu_seconds,
         },
         "trials": counts,
         "constraints": _constraints_of(view),

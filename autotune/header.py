@@ -157,6 +157,7 @@ class Header:
             "trials": self.budget.trials,
             "seconds": self.budget.seconds,
             "evaluations": self.budget.evaluations,
+            "gpu_seconds": self.budget.gpu_seconds,
         }
         objectives = [
             {k: v for k, v in asdict(objective).items() if v not in (None, "", False)}

@@ -27,6 +27,7 @@ from autotune.header import Header, StudyError
 from autotune.jobs import job_of, job_step
 from autotune.keeping import Keeper
 from autotune.leases import LOSSES, Lease, Leases, Retries
+from autotune.plugins.base import PluginError
 from autotune.plugins.execution import (
     Broken,
     Done,
@@ -45,6 +46,7 @@ from autotune.plugins.search import (
     Decided,
     Decision,
     Doubt,
+    Equipped,
     Evaluate,
     Evaluated,
     Event,
@@ -183,6 +185,7 @@ class Driver:
             try:
                 self.executor.open(self.execution)
                 self._opened = True
+                self._equip()
                 self._search()
                 self._give_up_if_nothing_works(at_least=1)
                 self._score_winner()
@@ -215,6 +218,20 @@ class Driver:
             self._evict_damaged(number, step, "it is missing")
         if not self.keeper.fits():
             self._over_budget(0)
+
+    def _equip(self) -> None:
+        """Record what the workers hold, where that is any GPU or was."""
+        gpus = self.executor.gpus
+        if not gpus and self.search.context.budget.gpu_seconds is not None:
+            raise PluginError(
+                f"budget: gpu_seconds counts the time in which workers hold GPUs, but the workers "
+                f"of executor {self.executor.name} hold none (device {self.execution.device}); "
+                f"expected device cuda or, of executor ray, num_gpus above 0; or name seconds, "
+                f"which counts the clock"
+            )
+        if gpus != self.trials.gpus:
+            self._emit(Equipped(gpus, self._now()))
+            self._commit()
 
     def _now(self) -> float:
         if not self.executor.virtual_clock:
@@ -252,12 +269,11 @@ class Driver:
 
     def _overdue(self) -> bool:
         """Whether a segment is in flight although the time for training is over."""
+        if not any(isinstance(lease.job, TrainJob) for lease in self.leases):
+            return False
         deadline = self.search.deadline()
-        return (
-            deadline is not None
-            and any(isinstance(lease.job, TrainJob) for lease in self.leases)
-            and self._now() > deadline
-        )
+        late = deadline is not None and self._now() > deadline
+        return late or bool(self.search.overspent())
 
     def _hand_out(self) -> None:
         """Ask for decisions and carry them out while workers are free."""

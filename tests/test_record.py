@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from autotune import record
 from autotune.plugins.search import (
     Decided,
+    Equipped,
     Evaluate,
     Evaluated,
     Failed,
@@ -49,6 +50,7 @@ EVENTS = [
     Decided(1, Thaw(0, 5), 1.0),
     Lost(0, "worker 1 was killed", None, 1.5),
     Restarted(1.6),
+    Equipped(0.25, 1.7),
     Decided(2, Evaluate(0, 3, {"tta": {"name": "tent"}}), 1.75),
     Evaluated(0, 3, {"tta": {"name": "tent"}}, {"a": 0.5}, {"a": 0.4}, {"a": 0.1}, 0.3, 2.0),
     Decided(3, Measure(0, 3, {}), 2.25),

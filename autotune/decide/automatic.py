@@ -75,7 +75,7 @@ def configurations(space: Space) -> float:
 def _pays_for(budget: Budget, kept: int, count: float, horizon: int) -> bool:
     """Whether so many trials can be trained to the horizon beside the units that are kept back;
     what seconds pay for is not known."""
-    if budget.seconds is not None or math.isinf(count):
+    if budget.timed or math.isinf(count):
         return False
     units, trials = budget.units, budget.trials
     if units is not None and count * horizon > units - kept:

@@ -317,12 +317,13 @@ class Closing:
     def _in_time(self, trials: Trials, kind: str, share: float) -> bool:
         """Whether a job of this kind, at the mean duration of those before it, would end within
         `share` of the time kept back."""
-        total = self.context.budget.seconds
-        if total is None:
-            return True
-        end = total * (1 - CLOSING_SHARE * (1 - share))
-        seconds = self._seconds[kind]
-        return trials.at + (sum(seconds) / len(seconds) if seconds else 0.0) <= end
+        known = self._seconds[kind]
+        seconds = sum(known) / len(known) if known else 0.0
+        budget, within = self.context.budget, 1 - CLOSING_SHARE * (1 - share)
+        running = 1 + sum(job.state == "running" for job in self._jobs.values())
+        taken = trials.gpu_seconds + running * seconds * trials.gpus
+        in_time = budget.seconds is None or trials.at + seconds <= budget.seconds * within
+        return in_time and (budget.gpu_seconds is None or taken <= budget.gpu_seconds * within)
 
     # --- ranking ------------------------------------------------------------------------------
 
@@ -363,7 +364,7 @@ class Closing:
         evaluation took hints at latency; but without a budget in seconds no decision may depend
         on times, so that two runs of a study take the same ones."""
         points = list(self._points.values())
-        if self.context.budget.seconds is None:
+        if not self.context.budget.timed:
             return [points[index] for index in self._order(points)]
         primary = self.context.objective
         rows = [{**point.metrics, "seconds": point.seconds} for point in points]

@@ -1,6 +1,6 @@
 """What a unit of training costs in seconds, as a function of the configuration.
 
-With a budget in seconds a search must know what a unit of each candidate costs before it is
+With a budget in seconds or GPU-seconds a search must know what a unit costs before a candidate is
 trained: batch size, width, depth and optimizer change it by an order of magnitude. Costs are
 products of such factors, so their logarithm is close to linear in the encoded configuration, and
 what is not linear is smooth: a Gaussian process on log seconds whose kernel is linear plus
@@ -23,7 +23,7 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky
 
 from autotune.decide.forecasters.surface import Embedding
-from autotune.plugins.search import Event, FloatArray, Observed
+from autotune.plugins.search import Budget, Event, FloatArray, Observed
 from autotune.plugins.trials import Trials
 from autotune.space import Configuration
 
@@ -41,6 +41,17 @@ _NOISES = (0.01, 0.1, 0.4)
 _SHARES = (0.2, 1.0)
 _LENGTHS = (0.7, 2.0)
 _LEAST_RELEVANCE = 0.1
+
+
+def spare_seconds(budget: Budget, trials: Trials) -> float:
+    """Seconds that one worker may train for by a budget in seconds or GPU-seconds, as a policy is
+    told it; infinite where it has neither."""
+    limits = [math.inf]
+    if budget.seconds is not None:
+        limits.append(budget.seconds - trials.at)
+    if budget.gpu_seconds is not None and trials.gpus:
+        limits.append((budget.gpu_seconds - trials.gpu_seconds) / trials.gpus)
+    return min(limits)
 
 
 @dataclass

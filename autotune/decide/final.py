@@ -91,6 +91,9 @@ def _trainings(context: SearchContext, trials: Trials) -> float:
         seconds = trials.train_seconds / trials.units / context.workers
         if seconds > 0:
             trainings = min(trainings, budget.seconds / (context.horizon * seconds))
+    if budget.gpu_seconds is not None and trials.train_seconds * trials.gpus > 0:
+        seconds = trials.train_seconds / trials.units * trials.gpus
+        trainings = min(trainings, budget.gpu_seconds / (context.horizon * seconds))
     return trainings
 
 

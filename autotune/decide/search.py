@@ -67,11 +67,11 @@ class Search:
           is asked; a failed trial is never trained again;
         - `to` is clipped to the trial's horizon and to what is left of the budget, counting
           what is in flight, so that `budget.units` is never exceeded (a unit that is trained
-          again after a loss counts once); in seconds, to what the trial's mean cost a unit
-          lets end before the deadline;
+          again after a loss counts once); in seconds and GPU-seconds, to what the trial's mean
+          cost a unit lets end in time;
         - `budget.trials` limits how many trials are started; then the policy goes on with those
           there are, until it stops or another limit is reached;
-        - of a budget in seconds, `CLOSING_SHARE` is kept back for the closing phase;
+        - of a budget in seconds or GPU-seconds, `CLOSING_SHARE` is kept back for the closing phase;
         - what the final phase costs (`FinalPhase.kept`) is kept back of units and seconds. When
           the search is over, the finalists are named (`Finalists`), finished and repeated; the
           policy is asked no more;
@@ -230,14 +230,14 @@ class Search:
 
     def _finish(self, reason: str) -> Start | Thaw | Stop:
         """The next segment of the final phase; `Stop` if there is none that may begin."""
-        left, deadline = self._units_left(), self.deadline()
-        resumed = self._resumed(left, deadline)
+        left, spare = self._units_left(), self._spare()
+        resumed = self._resumed(left, spare)
         if resumed is not None:
             return resumed
         if self._blind():
             return Stop(reason)
-        if deadline is not None:
-            left = min(left, self._affordable(None, deadline))
+        if spare is not None:
+            left = min(left, self._affordable(None, spare))
         return self._final.decide(self.trials, left) or Stop(reason)
 
     def _over(self) -> str | None:
@@ -273,28 +273,32 @@ class Search:
     def _late(self) -> str | None:
         """Why there is no time for one more unit, at the mean cost of a unit; None if there
         is."""
-        deadline = self.deadline()
-        if deadline is None or self._affordable(None, deadline) >= 1:
+        spare = self._spare()
+        if spare is None or self._affordable(None, spare) >= 1:
             return None
         uses = ["the final phase"] if self._kept() else []
         uses += ["evaluation"] if self._closing.needed else []
         kept = f" (the rest is kept for {' and '.join(uses)})" if uses else ""
-        return f"the {self.context.budget.seconds:g} s of the budget are spent{kept}"
+        seconds, gpu_seconds = self.context.budget.seconds, self.context.budget.gpu_seconds
+        deadline = self.deadline()
+        if deadline is not None and self._affordable(None, deadline - self.trials.at) < 1:
+            return f"the {seconds:g} s of the budget are spent{kept}"
+        return f"the {gpu_seconds:g} GPU-seconds of the budget are spent{kept}"
 
-    def _resumed(self, left: float, deadline: float | None) -> Thaw | None:
+    def _resumed(self, left: float, spare: float | None) -> Thaw | None:
         """A segment that was lost or cut short, to its target."""
-        if deadline is None or self.trials.at < deadline:
+        if spare is None or spare > 0:
             for number, to in sorted(self._unfinished.items()):
                 trial = self.trials[number]
-                to = self._clipped(trial, to, left, deadline)
+                to = self._clipped(trial, to, left, spare)
                 if to > trial.frozen and not trial.barred:
                     return Thaw(number, to)
         return None
 
     def _train(self, key: Key) -> Start | Thaw | Doubt | Wait | Stop:
-        deadline = self.deadline()
+        spare = self._spare()
         left = self._units_left()
-        resumed = self._resumed(left, deadline)
+        resumed = self._resumed(left, spare)
         if resumed is not None:
             return resumed
         over = self._over()
@@ -302,7 +306,7 @@ class Search:
         if unworthy is not None:
             return unworthy
         decision = self._policy.decide(
-            self._limited(deadline),
+            self._limited(spare),
             self._policy_state,
             lambda count: self._propose(key, count),
             self._forecast,
@@ -311,9 +315,9 @@ class Search:
         )
         match decision:
             case Start():
-                return self._checked_start(decision, left, deadline)
+                return self._checked_start(decision, left, spare)
             case Thaw():
-                return self._checked_thaw(decision, left, deadline)
+                return self._checked_thaw(decision, left, spare)
             case Wait():
                 if not self.trials.in_flight:
                     raise self._wrong("waits although nothing is in flight")
@@ -322,7 +326,7 @@ class Search:
                 return decision
         raise self._wrong(f"decided {decision!r}, which is not its business")
 
-    def _checked_start(self, decision: Start, left: float, deadline: float | None) -> Start | Stop:
+    def _checked_start(self, decision: Start, left: float, spare: float | None) -> Start | Stop:
         trials, budget = self.trials, self.context.budget
         if decision.trial != len(trials):
             raise self._wrong(f"started trial {decision.trial}, expected {len(trials)}")
@@ -331,15 +335,15 @@ class Search:
         if identity(decision.configuration) in self._started:
             raise self._wrong(f"started {decision.configuration!r} a second time")
         to = min(1 if self.context.probes else decision.to, decision.horizon, left)
-        if deadline is not None:
-            to = min(to, self._affordable(None, deadline))
+        if spare is not None:
+            to = min(to, self._affordable(None, spare))
         if to < 1:
             raise self._wrong(f"started a trial to unit {decision.to}")
         return Start(
             decision.trial, decision.configuration, decision.horizon, int(to), decision.bound_from
         )
 
-    def _checked_thaw(self, decision: Thaw, left: float, deadline: float | None) -> Thaw | Stop:
+    def _checked_thaw(self, decision: Thaw, left: float, spare: float | None) -> Thaw | Stop:
         trial = self.trials.all.get(decision.trial)
         if trial is None or trial.status not in ("frozen", "new", "evicted"):
             state = "unknown" if trial is None else trial.status
@@ -348,16 +352,16 @@ class Search:
             raise self._wrong(
                 f"thawed trial {decision.trial} to unit {decision.to}, where it stands already"
             )
-        to = self._clipped(trial, decision.to, left, deadline)
+        to = self._clipped(trial, decision.to, left, spare)
         if to > trial.frozen:
             return Thaw(decision.trial, to)
-        return self._in_time_left(left, deadline)
+        return self._in_time_left(left, spare)
 
-    def _in_time_left(self, left: float, deadline: float | None) -> Thaw | Stop:
+    def _in_time_left(self, left: float, spare: float | None) -> Thaw | Stop:
         """One more unit of the best frozen trial of which one still ends in time."""
         for number in self._leaders.frozen():
             trial = self.trials[number]
-            if self._clipped(trial, trial.frozen + 1, left, deadline) > trial.frozen:
+            if self._clipped(trial, trial.frozen + 1, left, spare) > trial.frozen:
                 return Thaw(number, trial.frozen + 1)
         return Stop("there is no time for another unit of any trial that may go on")
 
@@ -370,14 +374,23 @@ class Search:
         """Units kept back for the final phase; none any more once it has begun."""
         return self._final.kept(self.trials) if self.trials.finalists is None else 0
 
-    def _limited(self, deadline: float | None) -> SearchContext:
+    def _limited(self, spare: float | None) -> SearchContext:
         """The context as the policy is told it: its budget less what is kept back."""
-        budget = self.context.budget
+        budget, gpu_seconds = self.context.budget, self._gpu_seconds()
+        if gpu_seconds is not None and spare is not None:
+            gpu_seconds = self.trials.gpu_seconds + self._gpu_spare(gpu_seconds) * self.trials.gpus
         units = None if budget.units is None else budget.units - self._kept()
         # Policies count all trials there are.
         count = None if budget.trials is None else budget.trials + self.trials.further
         return replace(
-            self.context, budget=replace(budget, units=units, trials=count, seconds=deadline)
+            self.context,
+            budget=replace(
+                budget,
+                units=units,
+                trials=count,
+                seconds=self.deadline(),
+                gpu_seconds=gpu_seconds,
+            ),
         )
 
     def _units_left(self) -> float:
@@ -404,24 +417,60 @@ class Search:
         assert self.context.final is not None, "something is kept for it"
         return end - min(kept * seconds, self.context.final.share * total)
 
-    def _affordable(self, trial: Trial | None, deadline: float) -> float:
-        """Units that end before the deadline, by the mean cost of a unit: of the trial, else
-        of all trials. Unlimited while no cost is known."""
-        if trial is not None and trial.seconds:
-            seconds = trial.seconds.total / len(trial.seconds)
-        elif self._observations:
-            seconds = self.trials.train_seconds / self._observations
-        else:
-            seconds = 0.0
-        time = deadline - self.trials.at
-        if seconds <= 0:
-            return math.inf if time > 0 else 0
-        return math.floor(time / seconds)
+    def _gpu_seconds(self) -> float | None:
+        """GPU-seconds that training may have taken at its end, or until the final phase has begun,
+        at the search's; None without such a limit."""
+        total = self.context.budget.gpu_seconds
+        if total is None:
+            return None
+        end = total * (1 - CLOSING_SHARE * self._closing.needed)
+        kept = self._kept()
+        if not kept or not self.trials.units:
+            return end
+        seconds = self.trials.train_seconds / self.trials.units * self.trials.gpus
+        assert self.context.final is not None, "something is kept for it"
+        return end - min(kept * seconds, self.context.final.share * total)
 
-    def _clipped(self, trial: Trial, to: int, left: float, deadline: float | None) -> int:
+    def _gpu_spare(self, limit: float) -> float:
+        """Seconds that one more segment may train for, by a limit in GPU-seconds: what those in
+        flight are expected to take is taken already."""
+        trials = self.trials
+        if not trials.gpus:
+            return math.inf
+        flying = (trials[number] for number in trials.in_flight)
+        ahead = sum(max(0, (t.target or 0) - t.last) * self._unit_seconds(t) for t in flying)
+        return (limit - trials.gpu_seconds) / trials.gpus - ahead
+
+    def overspent(self) -> bool:
+        """Whether training has taken all the GPU-seconds that it may."""
+        limit = self._gpu_seconds()
+        return limit is not None and self.trials.gpu_seconds >= limit
+
+    def _spare(self) -> float | None:
+        """Seconds that one more segment may train for; None without a limit in time."""
+        deadline, gpu_seconds = self.deadline(), self._gpu_seconds()
+        limits = [] if deadline is None else [deadline - self.trials.at]
+        limits += [] if gpu_seconds is None else [self._gpu_spare(gpu_seconds)]
+        return min(limits, default=None)
+
+    def _unit_seconds(self, trial: Trial | None) -> float:
+        """The mean cost of a unit: of the trial, else of all trials; 0 while none is known."""
+        if trial is not None and trial.seconds:
+            return trial.seconds.total / len(trial.seconds)
+        return self.trials.train_seconds / self._observations if self._observations else 0.0
+
+    def _affordable(self, trial: Trial | None, spare: float) -> float:
+        """Units that end within so many seconds, by the mean cost of a unit. Unlimited while no
+        cost is known."""
+        seconds = self._unit_seconds(trial)
+        if seconds <= 0:
+            return math.inf if spare > 0 else 0
+        return spare if math.isinf(spare) else math.floor(spare / seconds)
+
+    def _clipped(self, trial: Trial, to: int, left: float, spare: float | None) -> int:
         limit = min(to, trial.horizon, trial.last + max(0.0, left))
-        if deadline is not None:
-            limit = min(limit, trial.frozen + self._affordable(trial, deadline))
+        if spare is not None:
+            limit = min(limit, trial.frozen + self._affordable(trial, spare))
         return int(limit)
 
     # --- proposer and forecaster --------------------------------------------------------------

@@ -19,6 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from autotune.execute.environment import threads_for
 from autotune.execute.messages import FrameReader, frame, from_plain, to_plain
 from autotune.execute.opening import address_or_parcel, check_options, opening, refusal
@@ -182,6 +184,13 @@ class Local(Pool[_Worker]):
         if self._selector is not None:
             self._collect(0.0)
         return sum(worker.ready and worker.job is None for worker in self._workers)
+
+    @property
+    def gpus(self) -> float:
+        """Workers take turns at the GPUs that torch sees: one each, or an equal share."""
+        if self._context.device == "cpu" or not torch.cuda.is_available():
+            return 0.0
+        return min(1.0, torch.cuda.device_count() / self._context.workers)
 
     def submit(self, job: Job) -> str:
         """Hand the job to the free worker that holds its trial, else to the one whose trial

@@ -129,6 +129,11 @@ class Ray(Pool[Handle]):
         """Workers that are ready and idle."""
         return sum(worker.free for worker in self._workers)
 
+    @property
+    def gpus(self) -> float:
+        """What its actors asked for."""
+        return float(self._request["num_gpus"]) * self._team
+
     def submit(self, job: Job) -> str:
         """Hand the job to the free worker that holds its checkpoint, else to the one that was
         used longest ago."""

@@ -195,6 +195,11 @@ class Executor(Plugin, ABC):
     def free(self) -> int:
         """How many more jobs may be submitted now."""
 
+    @property
+    def gpus(self) -> float:
+        """GPUs that each worker holds, or the share of one, once it is open."""
+        return 0.0
+
     @abstractmethod
     def submit(self, job: Job) -> str:
         """Hand a job to a free worker, and return what people call that worker. A worker that

@@ -116,12 +116,18 @@ def misspelt_metric(name: str, objectives: Sequence[Objective]) -> str | None:
 class Budget:
     """What may be spent; the first limit reached ends the search. Units are epochs or steps,
     as the task counts. Seconds count from the study's start, time while no driver ran
-    excluded."""
+    excluded. GPU-seconds are what jobs take, times the GPUs that their worker holds."""
 
     units: int | None = None
     trials: int | None = None
     seconds: float | None = None
     evaluations: int | None = None
+    gpu_seconds: float | None = None
+
+    @property
+    def timed(self) -> bool:
+        """Whether it counts time, of whatever kind: then decisions depend on what jobs take."""
+        return self.seconds is not None or self.gpu_seconds is not None
 
 
 @dataclass(frozen=True)
@@ -475,6 +481,14 @@ class Restarted:
 
 
 @dataclass(frozen=True)
+class Equipped:
+    """From here on every worker holds so many GPUs, or such a share of one."""
+
+    gpus: float
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
 class Extended:
     """The user gave the study another budget and horizon, after its end or in its midst: the
     search goes on with these. Trials whose configuration has not come to depend on its horizon
@@ -486,7 +500,16 @@ class Extended:
 
 
 Event: TypeAlias = (
-    Decided | Observed | Frozen | Evicted | Evaluated | Failed | Lost | Restarted | Extended
+    Decided
+    | Observed
+    | Frozen
+    | Evicted
+    | Evaluated
+    | Failed
+    | Lost
+    | Restarted
+    | Equipped
+    | Extended
 )
 
 
@@ -621,4 +644,5 @@ class Policy(Plugin, ABC):
     ) -> Start | Thaw | Wait | Stop:
         """What the free worker does next. Pure: changes nothing. `context.budget` is what training
         may take: less than the study's where something is kept back, its seconds a moment on the
-        clock of `trials.at`."""
+        clock of `trials.at`, its GPU-seconds less what is in flight
+        (`autotune.decide.cost.spare_seconds`)."""

@@ -21,6 +21,7 @@ from autotune.plugins.search import (
     Decided,
     Decision,
     Doubt,
+    Equipped,
     Evaluate,
     Evaluated,
     Event,
@@ -149,7 +150,8 @@ class Trials:
     """All trials, by number; and what has been spent. `further` counts those of the final phase
     that are not the search's own, `cooldowns` tells by trial which was branched off it. `best` is
     the best oriented value with its trial and step, of what keeps the constraints if anything does,
-    else of what violates them least, which `best_violation` tells."""
+    else of what violates them least, which `best_violation` tells. `gpus` is what each worker
+    holds by now, `gpu_seconds` what their jobs took of them."""
 
     def __init__(
         self,
@@ -164,6 +166,8 @@ class Trials:
         self.all: dict[int, Trial] = {}
         self.units = 0
         self.train_seconds = 0.0
+        self.gpus = 0.0
+        self.gpu_seconds = 0.0
         self.at = 0.0
         self.decisions = 0
         self.in_flight: dict[int, Decision] = {}
@@ -264,12 +268,16 @@ class Trials:
                 trial.metrics.put(event.step, event.metrics)
                 trial.seconds.put(event.step, event.seconds)
                 self.train_seconds += event.seconds
+                self.gpu_seconds += event.seconds * self.gpus
                 if not repeated:
                     self.units += 1
                     self._note_best(event)
             case Frozen():
                 trial = self.all[event.trial]
                 trial.segments.append((trial.frozen, event.step))
+                steps = range(trial.frozen + 1, event.step + 1)
+                observed = sum(trial.seconds.get(step, 0.0) for step in steps)
+                self.gpu_seconds += max(0.0, event.seconds - observed) * self.gpus
                 trial.frozen = event.step
                 self._keep(trial, event)
                 trial.static = {**trial.static, **event.static}
@@ -289,6 +297,7 @@ class Trials:
             case Evaluated():
                 trial = self.all[event.trial]
                 trial.evaluations.append(event)
+                self.gpu_seconds += event.seconds * self.gpus
                 self._end_evaluation(trial, event.evaluation)
                 if not event.select or set(event.select) - self._alone:
                     self.evaluations += 1
@@ -306,6 +315,8 @@ class Trials:
                     self._lose(self.all[number], None)
                 for trial in self.all.values():
                     trial.evaluating.clear()
+            case Equipped(gpus=gpus):
+                self.gpus = gpus
             case Extended():
                 self._extend(event.horizon)
 
@@ -348,7 +359,7 @@ class Trials:
             if happens.trial in self.all:
                 raise IllegalEvent(happens.trial, self.all[happens.trial].status, event)
             return
-        if isinstance(happens, Finalists | Doubt | Stop | Restarted | Extended):
+        if isinstance(happens, Finalists | Doubt | Stop | Restarted | Equipped | Extended):
             return
         trial = self.all.get(happens.trial)
         if trial is None:

@@ -12,6 +12,7 @@ from autotune.plugins.search import (
     Budget,
     Decided,
     Doubt,
+    Equipped,
     Evaluate,
     Evaluated,
     Event,
@@ -33,7 +34,18 @@ from autotune.record.errors import RecordError
 
 _EVENTS: dict[str, type] = {
     t.__name__.lower(): t
-    for t in (Decided, Observed, Frozen, Evicted, Evaluated, Failed, Lost, Restarted, Extended)
+    for t in (
+        Decided,
+        Observed,
+        Frozen,
+        Evicted,
+        Evaluated,
+        Failed,
+        Lost,
+        Restarted,
+        Equipped,
+        Extended,
+    )
 }
 _DECISIONS: dict[str, type] = {
     t.__name__.lower(): t for t in (Start, Thaw, Finalists, Doubt, Evaluate, Measure, Stop)

@@ -51,6 +51,7 @@ def study(view: StudyView) -> elements.Section:
             (budget.units, f"{budget.units} {header.unit}s"),
             (budget.trials, f"{budget.trials} trials"),
             (budget.seconds, words.duration(budget.seconds)),
+            (budget.gpu_seconds, f"{words.duration(budget.gpu_seconds)} of GPU time"),
             (budget.evaluations, f"{budget.evaluations} evaluations"),
         )
         if value is not None

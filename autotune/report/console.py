@@ -64,6 +64,7 @@ class Snapshot:
     recent: tuple[str, ...]
     further: int
     violated: bool = False
+    gpu_seconds: float = 0.0
 
 
 class Progress:
@@ -195,6 +196,7 @@ class Progress:
             tuple(self._recent),
             trials.further,
             trials.best_violation > 0,
+            trials.gpu_seconds,
         )
 
     # --- drawing ----------------------------------------------------------------------------
@@ -258,6 +260,10 @@ class Progress:
             if limit is not None:
                 left = max(0, limit - spent)
                 rows.append((noun, spent, limit, f"{spent:,} of {limit:,}, {left:,} left"))
+        if budget.gpu_seconds is not None:
+            taken, whole = snapshot.gpu_seconds, budget.gpu_seconds
+            text = f"{words.duration(taken)} of {words.duration(whole)}"
+            rows.append(("GPU time", taken, whole, text))
         if budget.seconds is not None:
             left_text = words.duration(max(0.0, budget.seconds - elapsed))
             rows.append(

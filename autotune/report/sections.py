@@ -130,6 +130,9 @@ def _spent_card(view: StudyView, pieces: Sequence[Segment]) -> str:
     lines = [f"{words.duration(trials.train_seconds)} of training"]
     limit = f" of {words.duration(budget.seconds)}" if budget.seconds is not None else ""
     lines.append(f"{words.duration(trials.at)}{limit} from start to end")
+    if trials.gpu_seconds:
+        limit = "" if budget.gpu_seconds is None else f" of {words.duration(budget.gpu_seconds)}"
+        lines.append(f"{words.duration(trials.gpu_seconds)}{limit} of GPU time")
     if trials.evaluations:
         lines.append(words.plural(trials.evaluations, "evaluation"))
     return elements.card("Spent", f"{trials.units:,}{of} {unit}s", *lines)

@@ -79,6 +79,9 @@ class BudgetModel(_Model):
     trials: Count | None = Field(None, description="Configurations tried.")
     minutes: Minutes | None = Field(None, description="Wall-clock time.")
     seconds: Minutes | None = Field(None, description="Wall-clock time.")
+    gpu_seconds: Minutes | None = Field(
+        None, description="What jobs take, times the GPUs that their worker holds."
+    )
     evaluations: Count | None = Field(
         None, description="Passes over the shifted stream when training has ended."
     )
@@ -262,9 +265,10 @@ EXPECTED: dict[str, str] = {
     "objectives[].bounds[]": "a number",
     "constraints": "a list of limits, such as [latency_ms <= 5]",
     "constraints[]": "a limit, such as latency_ms <= 5",
-    "budget": "a mapping with epochs (or steps), trials, minutes, evaluations",
+    "budget": "a mapping with epochs (or steps), trials, minutes, gpu_seconds, evaluations",
     "budget.minutes": "a number above 0",
     "budget.seconds": "a number above 0",
+    "budget.gpu_seconds": "a number above 0",
     "horizon": "a whole number above 0",
     "seed": "a whole number from 0 on",
     "first": "a list of configurations",

@@ -35,7 +35,7 @@ from autotune.study_file.models import (
     UtilityModel,
 )
 
-_LIMITS = ("epochs", "steps", "trials", "minutes", "seconds")
+_LIMITS = ("epochs", "steps", "trials", "minutes", "seconds", "gpu_seconds")
 _ADDRESS = re.compile(r"(?P<place>[^:]+):(?P<object>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 _MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 _PYTHON_FILE = ".py"
@@ -344,6 +344,7 @@ def _budget(budget: BudgetModel) -> Budget:
         trials=budget.trials,
         seconds=None if seconds is None else float(seconds),
         evaluations=budget.evaluations,
+        gpu_seconds=budget.gpu_seconds,
     )
 
 

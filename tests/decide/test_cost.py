@@ -14,7 +14,7 @@ from autotune.decide.cost import ENOUGH, Costs
 from autotune.decide.forecasters.parametric import Parametric
 from autotune.decide.policies.freeze_thaw import FreezeThaw
 from autotune.decide.proposers.random import Random
-from autotune.plugins.search import Budget, Decided, Frozen, Key, Observed, Start, Thaw
+from autotune.plugins.search import Budget, Decided, Equipped, Frozen, Key, Observed, Start, Thaw
 from autotune.plugins.trials import Trials
 from autotune.space import Configuration, Float, Ordinal, Space
 
@@ -112,13 +112,15 @@ def test_recorded_times_are_predicted() -> None:
 CHEAP = Space({"quality": Float(0.0, 1.0), "batch_size": Ordinal((16, 256))})
 
 
-def test_of_two_equals_the_cheaper_is_trained_more() -> None:
+@pytest.mark.parametrize("budget", [Budget(seconds=80.0), Budget(gpu_seconds=40.0)])
+def test_of_two_equals_the_cheaper_is_trained_more(budget: Budget) -> None:
     """Values do not depend on the batch size; a unit at 16 takes eight times as long."""
     spent = {16: 0, 256: 0}
     for seed in (0,):
-        found = context(Budget(seconds=80.0), space=CHEAP, workers=1, seed=seed)
+        found = context(budget, space=CHEAP, workers=1, seed=seed)
         # A short opening race: it goes by values alone, whatever a unit costs.
         whole = Search(found, FreezeThaw({"opening": 4}), Random(), Parametric())
+        whole.observe(Equipped(0.5))
         clock = 0.0
         while clock < 80.0:
             decision = _next(whole, found.seed)

@@ -11,7 +11,7 @@ import numpy as np
 from autotune.decide import scale as scales
 from autotune.decide.avoidance import Avoidance
 from autotune.decide.configurations import first_configurations, identity
-from autotune.decide.cost import Costs
+from autotune.decide.cost import Costs, spare_seconds
 from autotune.decide.feasibility import likely_kept, limited_curves
 from autotune.decide.front import DIRECTIONS, Aim, Front, searched
 from autotune.decide.policies import candidates, opening
@@ -180,7 +180,7 @@ class FreezeThaw(Policy):
     Constraints: the best is the best that keeps them, and the probability is that of beating it and
     keeping the limits on curves, too (`autotune.decide.feasibility`).
 
-    With a budget in seconds alone, the probability is taken per expected second
+    With a budget in seconds or GPU-seconds alone, the probability is taken per expected second
     (`autotune.decide.cost`), and no unit is begun that would not end in time.
     """
 
@@ -337,7 +337,7 @@ class FreezeThaw(Policy):
         most = np.array([*(t.horizon - t.frozen for t in frozen), *[context.horizon] * len(new)])
         left = _units_left(context, trials)
         most = np.minimum(most.astype(float), max(left, 1.0))
-        if context.budget.seconds is None:
+        if not context.budget.timed:
             return _Candidates(frozen, new, most, np.ones(len(most)))
         model = state.costs.model(trials, context.costs)
         unit = np.append([model.of_trial(trial.number) for trial in frozen], model.of_new(new))
@@ -352,7 +352,7 @@ class FreezeThaw(Policy):
             unit if counted else np.ones(len(unit)),
             warm_up if counted else 0.0,
         )
-        return found.within(context.budget.seconds - trials.at, unit, warm_up)
+        return found.within(spare_seconds(context.budget, trials), unit, warm_up)
 
     def _promise(
         self,
@@ -427,10 +427,11 @@ def _start(context: SearchContext, trials: Trials, configuration: Configuration)
 
 def _in_time(context: SearchContext, state: _State, trials: Trials, thaw: Thaw) -> bool:
     """Whether one unit of a trial ends before the deadline, if there is one."""
-    if context.budget.seconds is None:
+    if not context.budget.timed:
         return True
     model = state.costs.model(trials, context.costs)
-    return not model.known or trials.at + model.of_trial(thaw.trial) <= context.budget.seconds
+    spare = spare_seconds(context.budget, trials)
+    return not model.known or model.of_trial(thaw.trial) <= spare
 
 
 def _exhausted(state: _State, trials: Trials, may_start: bool) -> str:
