@@ -65,8 +65,8 @@ class LAMBOptimizer(ListOptimizer):
             kept.append((part, updates))
         ratios = trusted(sizes, totals(lengths, len(sizes)).sqrt())
         for part, updates in kept:
-            torch._foreach_mul_(updates, of_owners(ratios, part))
-            torch._foreach_add_(part.weights, updates, alpha=-group["lr"])
+            of_parts = of_owners(ratios, part)
+            torch._foreach_addcmul_(part.weights, updates, of_parts, value=-float(group["lr"]))
 
 
 class LAMB(Optimizer):

@@ -64,8 +64,8 @@ class SGDSaIOptimizer(ListOptimizer):
             if part.step > 1:
                 torch._foreach_lerp_(means, part.grads, 1 - group["momentum"])
             decay(part)
-            updates = torch._foreach_mul(means, of_owners(scales, part))
-            torch._foreach_add_(part.weights, updates, alpha=-group["lr"])
+            of_parts = of_owners(scales, part)
+            torch._foreach_addcmul_(part.weights, means, of_parts, value=-float(group["lr"]))
 
 
 def _scale(grad: Tensor, eps: float) -> Tensor:
