@@ -168,7 +168,7 @@ def test_the_checkpoint_of_what_breaks_a_limit_goes_first(
         names = set(trials[number].checkpoints.values())
         fold(Evicted(number, step, "budget"), names)
 
-    store = SimpleNamespace(delete=lambda name: None)
+    store = SimpleNamespace(delete=lambda name: True)
     keeper = Keeper(store, trials, 250, evict, lambda: None)  # type: ignore[arg-type]
     for number, (value, parameters) in enumerate([(0.1, 9.0), (0.5, 3.0), (0.6, 3.0)]):
         start = Start(number, {"learning_rate": 0.01 * (1 + number), "width": 4}, 6, 1)
