@@ -6,7 +6,7 @@ mistake's line.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -47,6 +47,10 @@ def as_objectives(
 def as_constraints(given: str | Sequence[str | Constraint]) -> tuple[Constraint, ...]:
     """Constraints such as ``latency_ms <= 5``. Raises `StudyError`."""
     listed = [given] if isinstance(given, str | Constraint) else given
+    if isinstance(listed, Mapping) or not isinstance(listed, Iterable):
+        raise StudyError(
+            f"constraints: are {given!r}; expected a list of limits like 'latency_ms <= 5'"
+        )
     found = []
     for one in listed:
         try:

@@ -217,12 +217,7 @@ def _header(plan: Plan, task: Task) -> Header:
             f"search: there is no part {unknown[0]!r}; the parts are {', '.join(SEARCH_DEFAULTS)}"
         )
     executor = as_named("executor", plan.executor)
-    if budget.gpu_seconds is not None and plan.device == "cpu" and not executor.get("num_gpus"):
-        raise StudyError(
-            f"budget: gpu_seconds counts the time in which workers hold GPUs, but on device cpu "
-            f"those of executor {executor['name']} hold none; expected device cuda or, of executor "
-            f"ray, num_gpus above 0; or name seconds, which counts the clock"
-        )
+    check_gpus(budget, plan.device, executor)
     catalogue = Catalogue()
     for kind, chosen in (*search.items(), ("executor", executor)):
         if (kind, chosen["name"]) != ("policy", AUTO):
@@ -447,6 +442,16 @@ def _full(error: Exception) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
+def check_gpus(budget: Budget, device: str, executor: Mapping[str, Any]) -> None:
+    """Raises `StudyError` for a budget in GPU-seconds where no worker can hold a GPU."""
+    if budget.gpu_seconds is not None and device == "cpu" and not executor.get("num_gpus"):
+        raise StudyError(
+            f"budget: gpu_seconds counts the time in which workers hold GPUs, but on device cpu "
+            f"those of executor {executor['name']} hold none; expected device cuda or, of executor "
+            f"ray, num_gpus above 0; or name seconds, which counts the clock"
+        )
+
+
 def _check_stream(objectives: Sequence[Objective], info: ModelInfo | None, key: str) -> None:
     for objective in objectives:
         if objective.alone and objective.name != "latency_ms":
@@ -463,20 +468,22 @@ def _check_stream(objectives: Sequence[Objective], info: ModelInfo | None, key: 
             )
     if info is None or info.shifted:
         return
-    for name in ("shifted_accuracy", "shifted_loss"):
-        if any(objective.name == name for objective in objectives):
+    for objective in objectives:
+        if is_shifted(objective.name):
             raise StudyError(
-                f"{key}: {name!r} is measured on a shifted stream, but the task has none "
+                f"{key}: {objective.name!r} is measured on a shifted stream, but the task has none "
                 f"(Data(shifted=...))"
             )
 
 
 def _check_measured(constraints: Sequence[Constraint], task: TorchTask) -> None:
     measured = ["training_loss", "parameters", *task.metrics, *known_objectives()]
+    measured += [f"shifted_{name}" for name in ("loss", "accuracy", *task.metrics)]
     if task.training_metrics:
         measured += [f"training_{name}" for name in ("accuracy", *task.metrics)]
     for constraint in constraints:
-        if constraint.name not in measured and not is_shifted(constraint.name):
+        name = constraint.name  # of one stream of several: shifted_loss.NAME
+        if (name.partition(".")[0] if is_shifted(name) else name) not in measured:
             close = nearest(constraint.name, measured)
             raise StudyError(
                 f"constraints: {str(constraint)!r}: the task does not measure "

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autotune.asked import with_limits
-from autotune.begin import check_budget, check_count
+from autotune.begin import check_budget, check_count, check_gpus
 from autotune.header import Header, StudyError
 from autotune.plugins.search import Extended
 from autotune.record import Record
@@ -34,6 +34,7 @@ def extend(
     if unit is not None and unit != header.unit:
         raise StudyError(f"budget: is in {unit}s, but the task counts {header.unit}s")
     check_budget(budget)
+    check_gpus(budget, header.device, header.executor)
     horizon = present.horizon if horizon is None else horizon
     check_count("horizon", horizon)
     if horizon < present.horizon:

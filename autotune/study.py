@@ -431,10 +431,9 @@ class Driver:
         if self.executor.virtual_clock:
             return
         for overdue in self.leases.overdue(time.monotonic()):
-            job = overdue.lease.job
-            self.executor.revoke(job.identifier)
+            self.executor.revoke(overdue.lease.job.identifier)
             self.leases.end(overdue.lease)
-            self._lose(job, "timeout", overdue.message, for_good=overdue.for_good)
+            self._lose(overdue.lease, "timeout", overdue.message, for_good=overdue.for_good)
 
     def _grant_room(self) -> None:
         """Let checkpoints be written that turned out larger than the room they had. If all wait
@@ -523,12 +522,12 @@ class Driver:
                     )
                 )
             case Broken(cause="checkpoint"):
-                self._lose_checkpoint(job, report.message)
+                self._lose_checkpoint(lease, report.message)
             case Broken(cause="disk"):
                 if isinstance(self.store, CheckpointStore):
                     stop_if_unwritable(self.record.folder, self.store.folder, report.message)
                 stop_if_unreachable(self.store, self.record.folder)
-                self._lose(job, "disk", report.message)
+                self._lose(lease, "disk", report.message)
             case Broken():
                 self._give_back(job)
                 self._emit(
@@ -540,34 +539,37 @@ class Driver:
                         evaluation,
                         at,
                         "" if report.cause == "not_finite" else report.traceback,
+                        time.monotonic() - lease.begun,
                     )
                 )
                 self._give_up_if_nothing_works()
             case WorkerLost():
-                self._lose(job, "worker_died", report.message)
+                self._lose(lease, "worker_died", report.message)
 
-    def _lose(self, job: Job, cause: Any, message: str, for_good: bool = False) -> None:
+    def _lose(self, lease: Lease, cause: Any, message: str, for_good: bool = False) -> None:
         """A job came to nothing: it is tried again, unless that happened too often, or would
         happen again."""
+        job, seconds = lease.job, time.monotonic() - lease.begun
         self._give_back(job)
         evaluation, at = getattr(job, "evaluation", None), self._now()
         if not for_good:
             if not self.retries.spent(job.trial, evaluation, cause):
-                self._emit(Lost(job.trial, message, evaluation, at, cause))
+                self._emit(Lost(job.trial, message, evaluation, at, cause, seconds))
                 return
             message = f"lost {LOSSES} times in a row, at last: {message}"
         step = self.trials[job.trial].last if evaluation is None else job_step(job)
         cause = "disk" if cause == "checkpoint" else cause
-        self._emit(Failed(job.trial, step, cause, message, evaluation, at))
+        self._emit(Failed(job.trial, step, cause, message, evaluation, at, seconds=seconds))
 
-    def _lose_checkpoint(self, job: Job, message: str) -> None:
+    def _lose_checkpoint(self, lease: Lease, message: str) -> None:
         """A checkpoint could not be read: if it is damaged the trial falls back to its last good
         one, if not (a worker saw it otherwise) it is tried again. What was to begin from another
         trial's checkpoint cannot begin without."""
         stop_if_unreachable(self.store, self.record.folder)
+        job = lease.job
         damaged = job.checkpoint is not None and not self.store.intact(job.checkpoint)
         source = job.source if isinstance(job, TrainJob) else None
-        self._lose(job, "checkpoint", message, for_good=damaged and source is not None)
+        self._lose(lease, "checkpoint", message, for_good=damaged and source is not None)
         if damaged and job.checkpoint is not None:
             self._give_up_checkpoint(
                 job.trial if source is None else source, job.checkpoint, message

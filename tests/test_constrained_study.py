@@ -6,7 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from studies import check_replay, space, tune
+from torch import nn
+from torch.nn import functional
 
 import autotune
 from autotune.cli import main
@@ -26,7 +29,9 @@ from autotune.plugins.search import (
 )
 from autotune.plugins.trials import Trials
 from autotune.report import print_summary
+from autotune.space import Plugins, Space
 from autotune.study_file import load
+from autotune.train import Data, TorchTask
 
 FAST = {"objectives": ["validation_loss"], "budget": {"epochs": 40}, "final": False}
 
@@ -191,3 +196,26 @@ def test_mistakes_are_told_before_anything_runs(constraint: str, said: str, tmp_
     with pytest.raises(StudyError, match=said):
         tune(tmp_path, constraints=[constraint], **FAST)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("constraint", "streams", "said"),
+    [
+        ("shifted_acuracy >= .9", True, "did you mean 'shifted_accuracy'"),
+        ("shifted_loss <= 1", False, "measured on a shifted stream, but the task has none"),
+    ],
+)
+def test_metrics_of_a_shifted_stream_are_known_too(
+    constraint: str, streams: bool, said: str, tmp_path: Path
+) -> None:
+    samples = torch.zeros(4, 2), torch.arange(4) % 2
+    data = Data(train=samples, validation=samples, shifted={"far": samples} if streams else {})
+    task = TorchTask(lambda architecture: nn.Linear(2, 2), data, functional.cross_entropy)
+    only = Space({"optimizer": Plugins("optimizer", include=("sgd",))})
+    with pytest.raises(StudyError, match=said):
+        tune(tmp_path, task, space=only, constraints=[constraint], **FAST)
+
+
+def test_what_is_no_list_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="constraints: are 5; expected a list of limits"):
+        tune(tmp_path, constraints=5, **FAST)

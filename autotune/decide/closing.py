@@ -10,7 +10,7 @@ each costs a pass over the shifted stream.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -276,17 +276,20 @@ class Closing:
         if len(jobs) >= max(1, math.ceil(self._limit / 2)):
             return None
         points = self._to_measure() if self._streams else self._trained_points(trials, best)
-        for point in self._likely_first(trials, list(points)):
+        for point in self._likely_first(trials, points):
             if ("measure", point.trial, identity(point.evaluation)) not in self._jobs:
                 return Measure(point.trial, point.step, point.evaluation)
         return None
 
-    def _likely_first(self, trials: Trials, points: list[_Point]) -> list[_Point]:
+    def _likely_first(self, trials: Trials, given: Iterable[_Point]) -> Iterable[_Point]:
         """Points in order, but first those that are expected to keep the constraints on what is
         measured alone: a process over the trials' configurations says what the others will be
         measured at, once `ENOUGH` were."""
         names = {o.name for o in self.context.measured if o.alone}
         limits = [c for c in self.context.constraints if c.name in names]
+        if not limits:
+            return given
+        points = list(given)
         expected: list[dict[str, float]] = [{} for _ in points]
         embed = Embedding(trials.space)
         for name in {limit.name for limit in limits}:

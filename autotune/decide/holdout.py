@@ -70,6 +70,9 @@ class Guard:
         curves = [o for o in context.measured if o.kind == "curve"]
         own = context.objectives
         self._objectives = [o for o in curves if o in own or o.name.startswith(_SIDE)]
+        # Metrics of the task's own that are only constrained: one that is measured once, or on
+        # training samples, is no look.
+        self._further = [o for o in curves if o not in self._objectives and not _trained(o.name)]
         self._mechanism = Thresholdout(context.holdout, context.seed)
         self._answered: dict[tuple[int, int], Observed] = {}
 
@@ -81,20 +84,22 @@ class Guard:
 
     def missing(self, metrics: Mapping[str, float]) -> list[str]:
         """Training-side metrics that should be among a task's but are not."""
-        return [n for n in map(training_side, _names(self._objectives)) if n not in metrics]
+        names = [*_names(self._objectives), *(n for n in _names(self._further) if n in metrics)]
+        return [name for name in map(training_side, names) if name not in metrics]
 
     def guarded(self, raw: Observed) -> Observed:
         """An observation as it may be looked at. A unit that was trained again after a loss is
         the same question, and gets the same answer for nothing."""
         before = self._answered.get((raw.trial, raw.step))
+        asked = [*self._objectives, *(o for o in self._further if o.name in raw.metrics)]
         held_out = {
             name: value
             for name, value in raw.metrics.items()
-            if name in _names(self._objectives) or name.startswith(_SIDE)
+            if name in _names(asked) or name.startswith(_SIDE)
         }
         metrics = {name: value for name, value in raw.metrics.items() if name not in held_out}
         paid = 0
-        for index, objective in enumerate(self._objectives):
+        for index, objective in enumerate(asked):
             if before is not None:
                 metrics[objective.name] = before.metrics[objective.name]
                 continue
@@ -108,6 +113,10 @@ class Guard:
         return Observed(
             raw.trial, raw.step, metrics, raw.seconds, raw.at, held_out=held_out, paid=paid
         )
+
+
+def _trained(name: str) -> bool:
+    return name.startswith("training_")
 
 
 def training_side(name: str) -> str:

@@ -33,11 +33,29 @@ class Constraint:
         name: the metric.
         comparison: one of ``<= >= < >``.
         bound: finite, in the metric's unit.
+
+    Raises:
+        ValueError: if one of them is anything else.
     """
 
     name: str
     comparison: str
     bound: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"a constraint on {self.name!r}; expected the name of a metric")
+        if self.comparison not in _COMPARISONS:
+            raise ValueError(
+                f"the constraint on {self.name!r} compares by {self.comparison!r}; expected one "
+                f"of {', '.join(_COMPARISONS)}"
+            )
+        number = isinstance(self.bound, int | float) and not isinstance(self.bound, bool)
+        if not number or not math.isfinite(self.bound):
+            raise ValueError(
+                f"the constraint on {self.name!r} is bounded by {self.bound!r}; expected a finite "
+                f"number"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Constraint:

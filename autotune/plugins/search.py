@@ -443,8 +443,9 @@ class Evaluated:
 class Failed:
     """A segment (or evaluation, if `evaluation` is given) failed for a reason of its own and
     would fail again: the trial is not tried again. `traceback` is for people, and no part of
-    what makes two events equal (executors see different frames). ``ended`` is no fault: another
-    tool's scheduler stopped the trial for good."""
+    what makes two events equal (executors see different frames); nor is `seconds`, for which the
+    job had its worker. ``ended`` is no fault: another tool's scheduler stopped the trial for
+    good."""
 
     trial: int
     step: int
@@ -455,6 +456,7 @@ class Failed:
     evaluation: Configuration | None = None
     at: float = 0.0
     traceback: str = field(default="", compare=False)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -464,13 +466,14 @@ class Lost:
     frozen step. `cause`: its worker died, or said nothing for too long (``timeout``); its
     checkpoint could not be read (``checkpoint``: an `Evicted` follows) or written (``disk``); or
     nothing befell it, and the driver took it back (``withdrawn``): before it began, or because
-    there was no room for its checkpoint beside another one's."""
+    there was no room for its checkpoint beside another one's. It had its worker for `seconds`."""
 
     trial: int
     message: str
     evaluation: Configuration | None = None
     at: float = 0.0
     cause: Literal["worker_died", "timeout", "checkpoint", "disk", "withdrawn"] = "worker_died"
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)

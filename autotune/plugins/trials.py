@@ -303,12 +303,14 @@ class Trials:
                     self.evaluations += 1
             case Failed():
                 trial = self.all[event.trial]
+                self._charge(trial, event)
                 if event.evaluation is not None:
                     self._end_evaluation(trial, event.evaluation)
                 else:
                     trial.failure, trial.status, trial.target = event, "failed", None
                     self.in_flight.pop(event.trial, None)
             case Lost():
+                self._charge(self.all[event.trial], event)
                 self._lose(self.all[event.trial], event.evaluation)
             case Restarted():
                 for number in list(self.in_flight):
@@ -319,6 +321,14 @@ class Trials:
                 self.gpus = gpus
             case Extended():
                 self._extend(event.horizon)
+
+    def _charge(self, trial: Trial, event: Failed | Lost) -> None:
+        """GPU-seconds of a job that came to nothing, beyond those of the units it observed."""
+        observed = 0.0
+        if event.evaluation is None:
+            steps = range(trial.frozen + 1, trial.last + 1)
+            observed = sum(trial.seconds.get(step, 0.0) for step in steps)
+        self.gpu_seconds += max(0.0, event.seconds - observed) * self.gpus
 
     def _note_best(self, event: Event) -> None:
         for number, step, metrics in self.settled(event):

@@ -81,7 +81,7 @@ def summary(view: StudyView, pieces: Sequence[Segment], has_plot: bool) -> eleme
             *others,
         )
     cards = [validation, _test_card(view), _spent_card(view, pieces), _trials_card(view, pieces)]
-    if view.context.constraints:
+    if view.context.constraints and best is not None:
         limits = ", ".join(map(str, view.context.constraints))
         told = result.unmet or f"It keeps the constraints: {limits}."
         lead = f"{lead} {told[0].upper()}{told[1:]}{'' if told.endswith('.') else '.'}"

@@ -83,11 +83,12 @@ def growth(model: nn.Module, reference: nn.Module) -> dict[str, Growth]:
         if before is None or len(shape) != len(before):
             raise _unlike(name, before, shape)
         ratios = [now / then for now, then in zip(shape, before, strict=True)]
-        place, _, own = name.rpartition(".")
+        place = name.rpartition(".")[0]
         while place and place not in layers:  # in a layer, or in a part of one
             place = place.rpartition(".")[0]
         layer = layers.get(place)
-        if layer is None or "weight" not in own:
+        # A weight may be a part of the layer's: parametrizations.weight.original0.
+        if layer is None or "weight" not in name.removeprefix(place):
             grown = [ratio for ratio in ratios if ratio != 1.0]
             if len(grown) <= 1:
                 # A bias, or a table, class token or position embedding, whose entries are looked

@@ -14,13 +14,16 @@ from autotune.plugins.search import (
     Evaluate,
     Evaluated,
     Extended,
+    Failed,
     Final,
     Finalists,
     Frozen,
     Key,
+    Lost,
     Observed,
     SearchContext,
     Start,
+    Thaw,
     known_objectives,
 )
 from autotune.plugins.trials import Trials
@@ -95,6 +98,20 @@ def test_what_was_spent_stays_spent_when_workers_hold_something_else() -> None:
     trials.observe(Evaluated(0, 1, {}, {}, {}, seconds=1.0))
     assert trials.gpu_seconds == 0.25 * 3.0 + 2.0
     assert spare_seconds(found.budget, trials) == (10.0 - 2.75) / 2.0
+
+
+def test_jobs_that_come_to_nothing_are_paid_for_too() -> None:
+    trials = Trials(TRAINING, context(Budget(gpu_seconds=10.0)).objectives)
+    for event in (
+        Equipped(0.5),
+        Decided(0, Start(0, TRAINING.default(), 10, 4)),
+        Observed(0, 1, {"validation_loss": 1.0}, 2.0),
+        Lost(0, "it said nothing", cause="timeout", seconds=600.0),
+        Decided(1, Thaw(0, 4)),
+        Failed(0, 0, "out_of_memory", "while it loaded", seconds=60.0),
+    ):
+        trials.observe(event)
+    assert trials.gpu_seconds == 0.5 * (2.0 + 598.0 + 58.0)
 
 
 def test_they_may_be_added_to_a_study_that_goes_on() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from spaces import context
 
 from autotune.decide.holdout import Guard, Thresholdout, training_side
+from autotune.plugins.constraints import Constraint
 from autotune.plugins.search import Holdout, Objective, Observed
 
 Array = NDArray[np.float64]
@@ -146,6 +148,19 @@ def test_observations_hold_the_answers_and_keep_the_rest_aside() -> None:
     guard.observe(again)
     guard.observe(guard.guarded(observed(3, 0.80, 0.99)))
     assert math.isnan(guard.guarded(observed(4, 0.80, 0.99)).metrics["validation_accuracy"])
+
+
+def test_what_is_only_constrained_is_guarded_too() -> None:
+    limits = (Constraint.parse("f1 >= 0.8"), Constraint.parse("training_f1 >= 0.5"))
+    holdout = Holdout(threshold=0.05, noise=0.001, budget=2)
+    guard = Guard(context(objectives=(ACCURACY,), holdout=holdout, constraints=limits))
+    raw = observed(1, 0.80, 0.81)
+    f1 = {"f1": 0.70, "training_f1": 0.71}
+    answer = guard.guarded(replace(raw, metrics={**raw.metrics, **f1}))
+    assert answer.metrics["f1"] == 0.71
+    assert answer.held_out["f1"] == 0.70
+    assert guard.missing({**raw.metrics, "f1": 0.70}) == ["training_f1"]
+    assert guard.missing(raw.metrics) == [], "one that is measured once is no look"
 
 
 def test_the_answers_do_not_depend_on_when_the_fold_was_made() -> None:

@@ -14,6 +14,7 @@ from autotune.decide.policies import opening
 from autotune.decide.policies.asha import ASHA
 from autotune.decide.policies.pasha import PASHA
 from autotune.decide.policies.rungs import rung_units
+from autotune.plugins.constraints import Constraint
 from autotune.plugins.search import (
     Budget,
     Decided,
@@ -200,6 +201,18 @@ def test_the_opening_race_goes_on_with_the_best_third() -> None:
     ladder.tell(Decided(99, Thaw(1, 9)))
     ladder.train(1, 9, 0.05)
     assert opening.promotion(ladder.trials, 9, 50) is None, "the race is over"
+
+
+def test_the_opening_race_puts_failures_behind_what_breaks_a_limit() -> None:
+    ladder = Ladder(horizon=50)
+    limits = (Constraint.parse("validation_loss <= 0.1"),)
+    ladder.trials = Trials(TRAINING, ladder.context.objectives, limits)
+    for number in range(3):
+        ladder.tell(Decided(number, Start(number, TRAINING.sample(ladder.generator), 50, 1)))
+        ladder.tell(Failed(number, 0, "out_of_memory", "too large"))
+    for number in range(6):
+        ladder.start(1, 1.0 + number)
+    assert opening.promotion(ladder.trials, 9, 50) == Thaw(3, 3)
 
 
 def test_the_opening_race_looks_at_every_curve_objective() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,20 @@ def test_they_are_read_as_written() -> None:
 def test_bad_ones_say_what_was_expected(text: str) -> None:
     with pytest.raises(ValueError, match="latency_ms <= 5"):
         Constraint.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (("parameters", "==", 5), "compares by '=='; expected one of <=, >=, <, >"),
+        (("parameters", "<=", math.nan), "bounded by nan; expected a finite number"),
+        (("parameters", "<=", "5"), "bounded by '5'; expected a finite number"),
+        (("", "<=", 5), "expected the name of a metric"),
+    ],
+)
+def test_so_do_those_made_in_python(parts: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Constraint(*parts)
 
 
 @given(st.sampled_from(["<=", ">=", "<", ">"]), NUMBER, NUMBER)

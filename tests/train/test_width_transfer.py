@@ -11,6 +11,7 @@ import torch
 from test_freeze_thaw import same
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 import autotune
 from autotune.plugins import discovery
@@ -197,6 +198,14 @@ def test_growth_of_layers_that_are_laid_out_otherwise() -> None:
         inputs, outputs = expected[name]
         spread = (weights[name].std() / weight.std()).item()
         assert spread == pytest.approx(inputs ** (-1 if outputs == 1 else -0.5), rel=0.2), name
+
+
+def test_growth_of_a_normed_output_layer() -> None:
+    wide, narrow = (
+        nn.Sequential(nn.Linear(3, width), weight_norm(nn.Linear(width, 2))) for width in (32, 8)
+    )
+    found = growth(wide, narrow)["1.parametrizations.weight.original1"]
+    assert (found.inputs, found.outputs) == (4.0, 1.0)
 
 
 class Positioned(nn.Module):

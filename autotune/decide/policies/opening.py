@@ -58,8 +58,10 @@ def promotion(
 def _standing(trials: Trials, trial: Trial, unit: int) -> tuple[float, float]:
     """What it violates and its best value at the best unit up to this one."""
     value = _best(trial, unit, trials.objective)
-    if not trials.constraints or math.isinf(value):
+    if not trials.constraints:
         return 0.0, value
+    if math.isinf(value):  # behind what has a value, whatever that violates
+        return math.inf, value
     known = (trials.known(trial.number, step) for step in trial.metrics if step <= unit)
     found = ((trials.violation(metrics), trials.score(metrics)) for metrics in known)
     return min(entry for entry in found if math.isfinite(entry[1]))

@@ -43,7 +43,8 @@ class RandomSearch(Policy):
         match event:
             case Frozen(trial=number):
                 state.pop(number, None)
-                if context.probes and trials[number].frozen == 1:
+                trial = trials[number]
+                if context.probes and trial.frozen == 1 and trial.status == "frozen":
                     state[number] = None
             case Decided(decision=Thaw(trial=number)) | Failed(trial=number, evaluation=None):
                 state.pop(number, None)

@@ -102,8 +102,10 @@ class ALPGMM(Proposer):
         if not isinstance(event, Frozen):
             return state
         trial = trials[event.trial]
-        reward = -trials.score(trial.metrics.get(event.step, {}))
-        if math.isfinite(reward) and len(trial.encoded):
+        known = trials.known(event.trial, event.step)
+        reward = -trials.score(known)
+        # What breaks a constraint teaches nothing that is asked for.
+        if math.isfinite(reward) and len(trial.encoded) and not trials.violation(known):
             self._evaluated(state, trial.encoded, reward)
         return state
 
