@@ -6,7 +6,6 @@ freeze, fail, die, hang, come too late, find their checkpoint damaged; and the d
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from puppets import WORKERS, Log, Puppets
 from autotune import study
 from autotune.decide import build_search
 from autotune.decide.configurations import identity
-from autotune.execute.store import checkpoint_bytes, checkpoint_name
+from autotune.execute.store import checkpoint_bytes, checkpoint_name, digest_of
 from autotune.header import StudyError
 from autotune.leases import LOSSES, SILENCE
 from autotune.pareto import non_dominated
@@ -237,7 +236,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def write(self, job: TrainJob, size: int) -> str:
         data = np.random.default_rng([job.trial, job.to, size]).bytes(size)
-        name = checkpoint_name(job.trial, job.to, hashlib.sha256(data).hexdigest()[:32])
+        name = checkpoint_name(job.trial, job.to, digest_of(data))
         (self.driver.store.folder / name).write_bytes(data)
         self.harmed.discard(name)
         self.within()

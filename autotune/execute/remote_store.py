@@ -7,7 +7,6 @@ and what is torn or altered is noticed when it is loaded.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -21,6 +20,7 @@ from autotune.execute.store import (
     Stored,
     StoreError,
     StoreUnwritable,
+    digest_of,
     pack,
     parse_name,
     refuse_code,
@@ -148,7 +148,7 @@ class RemoteStore:
             return False
         except Exception:  # of whatever library reaches the storage
             return True
-        return hashlib.sha256(data).hexdigest()[:32] == parse_name(name)[2]
+        return digest_of(data) == parse_name(name)[2]
 
     def delete(self, name: str) -> bool:
         """As `CheckpointStore.delete`."""

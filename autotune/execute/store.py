@@ -8,7 +8,6 @@ a digest of its content, so a torn or altered file is noticed when it is loaded.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import math
 import os
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import torch
+import xxhash
 
 _NAME = re.compile(r"trial-(\d{5,})-step-(\d{6,})-([0-9a-f]{32})\.pt")
 _TEMPORARY = ".unfinished-"
@@ -131,14 +131,14 @@ def pack(
     buffer = io.BytesIO()
     size = _write(content, buffer, room)
     data = buffer.getvalue()
-    name = checkpoint_name(trial, step, _digest(io.BytesIO(data)))
+    name = checkpoint_name(trial, step, digest_of(data))
     return Stored(name, trial, step, size), data
 
 
 def unpack(name: str, data: bytes) -> dict[str, Any]:
     """The content of `pack`. Raises `CheckpointDamaged` if the bytes are not those."""
     digest = parse_name(name)[2]
-    if _digest(io.BytesIO(data)) != digest:
+    if digest_of(data) != digest:
         raise CheckpointDamaged(f"checkpoint {name} was altered: its content has another digest")
     return _read(name, io.BytesIO(data))
 
@@ -341,10 +341,16 @@ def _helper() -> ThreadPoolExecutor:
 
 
 def _digest(stream: IO[bytes]) -> str:
-    digest = hashlib.sha256()
+    digest = xxhash.xxh3_128()
     while piece := stream.read(_PIECE):
         digest.update(piece)
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()
+
+
+def digest_of(content: bytes) -> str:
+    """The 32 hexadecimal digits that stand in a checkpoint's name, of the bytes of its file. They
+    tell of damage, not of forgery: a cryptographic digest takes longer than loading the file."""
+    return xxhash.xxh3_128_hexdigest(content)
 
 
 def _write(content: Mapping[str, Any], stream: IO[bytes], room: int | None) -> int:

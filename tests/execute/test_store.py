@@ -14,6 +14,7 @@ from autotune.execute.store import (
     CheckpointStore,
     StoreError,
     StoreFull,
+    digest_of,
     pack,
     unpack,
 )
@@ -93,9 +94,8 @@ def test_code_is_neither_saved_nor_loaded(store: CheckpointStore, tmp_path: Path
     # a file with a right digest, made by someone else
     evil = tmp_path / "evil.pt"
     torch.save({"state": Evil()}, evil)
-    import hashlib
 
-    digest = hashlib.sha256(evil.read_bytes()).hexdigest()[:32]
+    digest = digest_of(evil.read_bytes())
     name = f"trial-00000-step-000001-{digest}.pt"
     shutil.copy(evil, store.folder / name)
     with pytest.raises(CheckpointDamaged, match="cannot be loaded"):
