@@ -299,7 +299,9 @@ def _judge(study: Path, snapshots: Sequence[tuple[int, str]], tally: Tally) -> N
 
 
 def cut_short(events: Sequence[Event]) -> int:
-    """Units of the segments that were in flight when their worker or driver was killed."""
+    """Units of the segments that were in flight when their worker or driver was killed. Of those
+    that a driver had decided on, so many as there are workers, the longest: others it had decided
+    ahead, and not begun."""
     running: dict[int, int] = {}
     frozen: dict[int, int] = {}
     total = 0
@@ -310,11 +312,12 @@ def cut_short(events: Sequence[Event]) -> int:
             case Frozen(trial=trial, step=step):
                 frozen[trial] = step
                 running.pop(trial)
+            case Lost(trial=trial, evaluation=None, cause="withdrawn"):
+                running.pop(trial)
             case Lost(trial=trial, evaluation=None):
                 total += running.pop(trial)
             case Restarted():
-                assert len(running) <= WORKERS
-                total += sum(running.values())
+                total += sum(sorted(running.values())[-WORKERS:])
                 running.clear()
     return total
 
