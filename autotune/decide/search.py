@@ -406,28 +406,23 @@ class Search:
     def deadline(self) -> float | None:
         """The second of the study at which training ends, or until the final phase has begun,
         the search; None without such a limit."""
-        total = self.context.budget.seconds
-        if total is None:
-            return None
-        end = total * (1 - CLOSING_SHARE * self._closing.needed)
-        kept = self._kept()
-        if not kept or not self.trials.units:
-            return end
-        seconds = self.trials.train_seconds / self.trials.units / self.context.workers
-        assert self.context.final is not None, "something is kept for it"
-        return end - min(kept * seconds, self.context.final.share * total)
+        return self._end(self.context.budget.seconds, 1 / self.context.workers)
 
     def _gpu_seconds(self) -> float | None:
         """GPU-seconds that training may have taken at its end, or until the final phase has begun,
         at the search's; None without such a limit."""
-        total = self.context.budget.gpu_seconds
+        return self._end(self.context.budget.gpu_seconds, self.trials.gpus)
+
+    def _end(self, total: float | None, share: float) -> float | None:
+        """Where in a budget of time training ends, less what is kept for the final phase; `share`
+        is what a second of training takes of the budget."""
         if total is None:
             return None
         end = total * (1 - CLOSING_SHARE * self._closing.needed)
         kept = self._kept()
         if not kept or not self.trials.units:
             return end
-        seconds = self.trials.train_seconds / self.trials.units * self.trials.gpus
+        seconds = self.trials.train_seconds / self.trials.units * share
         assert self.context.final is not None, "something is kept for it"
         return end - min(kept * seconds, self.context.final.share * total)
 
