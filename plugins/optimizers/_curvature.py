@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._foreach import TypedStateOptimizer
+from ._matrix import step_count, wide
+
 
 def evaluate(closure: Callable[[], Any] | None, optimizer_name: str) -> Any:
     """Call the closure with gradients enabled.
@@ -79,3 +82,29 @@ class Draws:
         torch.set_rng_state(states[0])
         for device, state in zip(self._devices, states[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
+
+
+class HutchinsonOptimizer(TypedStateOptimizer):
+    """Keeps a running mean of estimates of the Hessian's diagonal, ``z * (H z)`` with random signs
+    z; every group has the hyperparameters ``every`` (steps between estimates) and ``beta2``."""
+
+    def diagonals(
+        self, parameters: list[Tensor], graphs: list[Tensor], floor: float
+    ) -> list[Tensor]:
+        """``max(|D|, floor)``, after another estimate where one is due."""
+        settings = self.param_groups[0]
+        states = [self.state[parameter] for parameter in parameters]
+        count = max((int(state["step"]) for state in states if state), default=0)
+        if count % settings["every"] == 0 or not all(states):
+            signs = signs_like(parameters)
+            products = hessian_times(graphs, parameters, signs)
+            for state, sign, product in zip(states, signs, products, strict=True):
+                estimate = wide(product) * wide(sign)
+                if state:
+                    state["diagonal"].lerp_(estimate, 1 - settings["beta2"])
+                else:
+                    state["step"] = step_count()
+                    state["diagonal"] = estimate
+        torch._foreach_add_([state["step"] for state in states], 1)
+        sizes = torch._foreach_abs([state["diagonal"] for state in states])
+        return list(torch._foreach_clamp_min(sizes, floor))

@@ -12,15 +12,14 @@ from autotune.plugins import Optimizer, StepCost
 from autotune.space import Categorical, Float, Ordinal, Prior, Space
 
 from ._cost import Shapes
-from ._curvature import Draws, evaluate, hessian_times, signs_like
-from ._foreach import TypedStateOptimizer
+from ._curvature import Draws, HutchinsonOptimizer, evaluate
 from ._groups import parameter_groups
-from ._matrix import step_count, wide
+from ._matrix import wide
 
 _Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
-class OASISOptimizer(TypedStateOptimizer):
+class OASISOptimizer(HutchinsonOptimizer):
     """The paper's algorithm 1, its gradients and products of one batch.
 
     ``D = beta2 * D + (1 - beta2) * z * (H z)`` with random signs z (Hutchinson; D begins as the
@@ -46,7 +45,7 @@ class OASISOptimizer(TypedStateOptimizer):
         parameters = [parameter for parameter in everything if parameter.grad is not None]
         graphs = [p.grad for p in parameters if p.grad is not None]
         slopes = [wide(slope.detach().clone()) for slope in graphs]
-        diagonals = self._diagonals(parameters, graphs)
+        diagonals = self.diagonals(parameters, graphs, self.param_groups[0]["alpha"])
         if self.param_groups[0]["adaptive"]:
             eta = self._step_size(parameters, slopes, diagonals, closure, draws)
         else:
@@ -57,25 +56,6 @@ class OASISOptimizer(TypedStateOptimizer):
                 if parameter in directions:
                     parameter.add_(directions[parameter], alpha=-group["lr"] * eta)
         return loss
-
-    def _diagonals(self, parameters: list[Tensor], graphs: list[Tensor]) -> list[Tensor]:
-        """``D^``, after another estimate where one is due."""
-        settings = self.param_groups[0]
-        states = [self.state[parameter] for parameter in parameters]
-        count = max((int(state["step"]) for state in states if state), default=0)
-        if count % settings["every"] == 0 or not all(states):
-            signs = signs_like(parameters)
-            products = hessian_times(graphs, parameters, signs)
-            for state, sign, product in zip(states, signs, products, strict=True):
-                estimate = wide(product) * wide(sign)
-                if state:
-                    state["diagonal"].lerp_(estimate, 1 - settings["beta2"])
-                else:
-                    state["step"] = step_count()
-                    state["diagonal"] = estimate
-        torch._foreach_add_([state["step"] for state in states], 1)
-        sizes = torch._foreach_abs([state["diagonal"] for state in states])
-        return list(torch._foreach_clamp_min(sizes, settings["alpha"]))
 
     def _step_size(
         self,

@@ -6,20 +6,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autotune.plugins import Optimizer, StepCost
 from autotune.space import Float, Ordinal, Prior, Space
 
 from ._cost import Shapes
-from ._curvature import evaluate, hessian_times, signs_like
-from ._foreach import TypedStateOptimizer
+from ._curvature import HutchinsonOptimizer, evaluate
 from ._groups import parameter_groups
-from ._matrix import step_count, wide
+from ._matrix import wide
 from .sania import polyak_size
 
 
-class HutchinsonSANIAOptimizer(TypedStateOptimizer):
+class HutchinsonSANIAOptimizer(HutchinsonOptimizer):
     """The paper's equations for the optimal loss 0 and ``B = max(|D|, eps)``.
 
     ``D = beta2 * D + (1 - beta2) * z * (H z)`` with random signs z, begun with the first
@@ -41,32 +40,13 @@ class HutchinsonSANIAOptimizer(TypedStateOptimizer):
         parameters = [parameter for _, parameter in pairs]
         graphs = [parameter.grad for parameter in parameters]
         slopes = [wide(graph.detach()) for graph in graphs]
-        diagonals = self._diagonals(parameters, graphs)
+        diagonals = self.diagonals(parameters, graphs, self.param_groups[0]["eps"])
         directions = torch._foreach_div(slopes, diagonals)
         terms = torch._foreach_mul(slopes, directions)
         size = polyak_size(loss, sum(term.sum(dtype=torch.float64).item() for term in terms))
         for (group, parameter), direction in zip(pairs, directions, strict=True):
             parameter.add_(direction, alpha=-float(group["lr"]) * size)
         return loss
-
-    def _diagonals(self, parameters: list[Tensor], graphs: list[Tensor]) -> list[Tensor]:
-        """B, after another estimate where one is due."""
-        settings = self.param_groups[0]
-        states = [self.state[parameter] for parameter in parameters]
-        count = max((int(state["step"]) for state in states if state), default=0)
-        if count % settings["every"] == 0 or not all(states):
-            signs = signs_like(parameters)
-            products = hessian_times(graphs, parameters, signs)
-            for state, sign, product in zip(states, signs, products, strict=True):
-                estimate = wide(product) * wide(sign)
-                if state:
-                    state["diagonal"].lerp_(estimate, 1 - settings["beta2"])
-                else:
-                    state["step"] = step_count()
-                    state["diagonal"] = estimate
-        torch._foreach_add_([state["step"] for state in states], 1)
-        sizes = torch._foreach_abs([state["diagonal"] for state in states])
-        return list(torch._foreach_clamp_min(sizes, settings["eps"]))
 
 
 class HutchinsonSANIA(Optimizer):
