@@ -101,7 +101,9 @@ def _codes(places: Any, count: int) -> Any:
 class RowSpace(Space):
     """A space whose only configurations are a table's rows; of equal rows the first counts.
 
-    Decoding gives the nearest row; a neighbour is one of the nearest, nearer ones more often.
+    Decoding gives the nearest row; a neighbour is one of the nearest, nearer ones more often. The
+    default is the row nearest to that of a space without any: the middle of every range, the first
+    option.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class RowSpace(Space):
         return self._rows[tuple(configuration.values())]
 
     def default(self, given: Mapping[str, Any] | None = None) -> Configuration:
-        return self.configuration(0)
+        return self.decode([0.5 / count if count else 0.5 for count in self.options])
 
     def sample(
         self,

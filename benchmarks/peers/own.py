@@ -88,8 +88,7 @@ def search_for(table: Table, ledger: Ledger, seed: int, policy: str | None) -> t
 
 
 class Rows:
-    """A table's rows in an order that depends on the seed: the first is the default
-    configuration, which a study tries first."""
+    """A table's rows in an order that depends on the seed, so that draws do."""
 
     def __init__(self, table: Table, seed: int) -> None:
         self.order = np.random.default_rng(seed).permutation(len(table))

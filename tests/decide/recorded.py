@@ -18,7 +18,7 @@ CURVES = Path(os.environ.get("AUTOTUNE_CURVES", Path(__file__).parents[3] / "sha
 
 
 def load(name: str, seed: int) -> tuple[RowSpace, FloatArray, Objective]:
-    """A table with its rows in an order that depends on the seed (the first is the default):
+    """A table with its rows in an order that depends on the seed:
     space, curves (rows, units) and objective."""
     with np.load(CURVES / f"{name}.npz", allow_pickle=False) as file:
         raw, curves = file["X"].astype(float), file["Y"].astype(float)
