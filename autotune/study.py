@@ -503,8 +503,7 @@ class Driver:
                         report.size,
                     )
                 )
-                if job.start == 0:
-                    check_constrained(self.trials, job.trial)
+                check_constrained(self.trials, job.trial)
                 if self.keeper is not None:
                     self.keeper.release(job.identifier)
             case Done():

@@ -43,20 +43,26 @@ def check_reported(
 
 
 def check_constrained(trials: Trials, number: int) -> None:
-    """Raises `StudyError` if a constrained metric is not among those that a trial, whose first
-    segment has ended, was measured by."""
+    """Raises `StudyError` if a constrained metric was never measured, though a trial has come to
+    where it must have been: what is measured once, to the end of its first segment; a curve, which
+    a task may report after every few units only, to its horizon."""
     trial = trials[number]
-    reported = {*trial.metrics.names, *trial.static}
     for constraint in trials.constraints:
         (metric,) = constrained_metrics((), [constraint])
         metric = next((o for o in trials.objectives if o.name == metric.name), metric)
-        if metric.kind != "evaluation" and metric.name not in reported:
-            close = nearest(metric.name, reported)
-            raise StudyError(
-                f"constraints: {str(constraint)!r}: the task does not report {metric.name!r}; "
-                f"what it reports is {', '.join(sorted(reported))}"
-                + (f" (did you mean {close!r}?)" if close else "")
-            )
+        if metric.kind == "evaluation" or metric.name in {*trial.metrics.names, *trial.static}:
+            continue
+        if metric.kind == "curve" and trial.last < trial.horizon:
+            continue
+        if any(metric.name in other.metrics.names for other in trials.all.values()):
+            continue
+        reported = {*trial.metrics.names, *trial.static}
+        close = nearest(metric.name, reported)
+        raise StudyError(
+            f"constraints: {str(constraint)!r}: the task does not report {metric.name!r}; "
+            f"what it reports is {', '.join(sorted(reported))}"
+            + (f" (did you mean {close!r}?)" if close else "")
+        )
 
 
 def check_guardable(guard: Guard | None, metrics: Mapping[str, float]) -> None:

@@ -110,3 +110,22 @@ class Quick(Task):
 @task
 def quick() -> Quick:
     return Quick()
+
+
+class SeldomRun(QuickRun):
+    """Measures its ``error`` after every third unit only."""
+
+    def train(self) -> Mapping[str, float]:
+        metrics = super().train()
+        error = {"error": self.network.in_features / 16} if self.units % 3 == 0 else {}
+        return {**metrics, **error}
+
+
+class Seldom(Quick):
+    def open(self, configuration: Mapping[str, Any], context: RunContext) -> Run:
+        return SeldomRun(configuration, context)
+
+
+@task
+def seldom() -> Seldom:
+    return Seldom()

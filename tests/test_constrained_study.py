@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from studies import check_replay, space, tune
+from studies import HERE, check_replay, space, tune
 from torch import nn
 from torch.nn import functional
 
@@ -153,6 +153,38 @@ def test_a_metric_of_the_task_s_own_may_be_limited(tmp_path: Path) -> None:
     assert result.best.metrics["noise"] <= 0
     with pytest.raises(StudyError, match=r"'nois >= 0'.*did you mean 'noise'"):
         tune(tmp_path, constraints=["nois >= 0"], **FAST)
+
+
+@pytest.mark.parametrize("policy", ["freeze_thaw", "asha"])
+def test_a_metric_that_is_reported_seldom_is_not_known_in_between(
+    tmp_path: Path, policy: str
+) -> None:
+    result = tune(
+        tmp_path,
+        f"{HERE / 'study_tasks.py'}:seldom",
+        constraints=["error <= 0.5"],
+        search={"policy": policy, "proposer": "random"},
+        **{**FAST, "budget": {"epochs": 80}},
+    )
+    observed = [(s, m) for t in result.trials.all.values() for s, m in t.metrics.items()]
+    assert all(("error" in metrics) == (step % 3 == 0) for step, metrics in observed)
+    assert any(metrics.get("error", 0.0) > 0.5 for _, metrics in observed)
+    assert result.best is not None
+    assert result.best.feasible is True
+    assert result.best.metrics["error"] <= 0.5
+    assert result.pareto
+    assert set(result.feasibility.values()) == {True, None}
+    assert check_replay(result.view) > 15
+
+
+def test_one_that_is_never_reported_is_told_once_a_trial_has_been_trained_to_its_end(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(StudyError, match=r"'never >= 0': the task does not report 'never'"):
+        tune(tmp_path, constraints=["never >= 0"], **FAST)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    trained = [trial.last for trial in autotune.load(folder).trials.all.values()]
+    assert max(trained) == 6
 
 
 @pytest.mark.parametrize(("limits", "gone"), [((), (2, 1)), (("parameters <= 5",), (0, 1))])

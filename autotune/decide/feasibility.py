@@ -25,12 +25,16 @@ from autotune.plugins.trials import Trials
 
 def limited_curves(context: SearchContext, trials: Trials) -> list[tuple[Constraint, Objective]]:
     """The constraints on curves, with what is known of the metric. A metric that autotune does not
-    know is one of them if trials report it while they train."""
+    know is one of them once a trial has reported it while it trained."""
     if not context.constraints:
         return []
-    reported = next((t.metrics.names for t in trials.all.values() if len(t.metrics)), ())
-    known = {o.name: o for o in context.measured if o.kind == "curve" and o.name in reported}
-    return [(c, known[c.name]) for c in context.constraints if c.name in known]
+    curves = {o.name: o for o in context.measured if o.kind == "curve"}
+    limits = [(c, curves[c.name]) for c in context.constraints if c.name in curves]
+    return [limit for limit in limits if _reported(limit[1].name, trials)]
+
+
+def _reported(name: str, trials: Trials) -> bool:
+    return any(name in trial.metrics.names for trial in trials.all.values())
 
 
 def likely_kept(

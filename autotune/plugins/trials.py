@@ -247,12 +247,15 @@ class Trials:
         return min(trial.checkpoints, key=lambda at: (*self._reached(trial, at), at), default=0)
 
     def _reached(self, trial: Trial, step: int) -> list[float]:
-        """What is violated at a step, then the curve objectives, the primary one first; less is
-        better."""
+        """What is violated at a step and how many limits' metrics were not measured there, then the
+        curve objectives, the primary one first; less is better."""
         metrics = trial.metrics.get(step, {})
         values = [o.sign * metrics.get(o.name, math.nan) for o in self._curves]
         values = [math.inf if math.isnan(value) else value for value in values]
-        return [self.violation(metrics), *values] if self.constraints else values
+        if not self.constraints:
+            return values
+        unknown = sum(math.isnan(metrics.get(c.name, math.nan)) for c in self.constraints)
+        return [self.violation(metrics), unknown, *values]
 
     def observe(self, event: Event) -> None:
         """Fold one event. Raises `IllegalEvent`, and then changes nothing."""
