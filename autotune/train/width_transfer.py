@@ -42,8 +42,8 @@ class Growth:
 
     Args:
         inputs, outputs: of one output, and of the layer.
-        begun: of that number by whose root torch divides the spread of the layer's initial
-            weights, which is not everywhere that of its inputs.
+        begun: of that number by whose root torch divides the spread with which the parameter
+            begins, which is not everywhere that of its inputs.
     """
 
     inputs: float = 1.0
@@ -61,8 +61,9 @@ class Growth:
 
     @property
     def weight_factor(self) -> float:
-        """What initial weights are multiplied by: those of an output layer, whose inputs alone
-        grow, begin with a spread of 1 / inputs, all others with one of 1 / sqrt(inputs)."""
+        """What an initial weight or bias is multiplied by: the weights of an output layer, whose
+        inputs alone grow, begin with a spread of 1 / inputs, all others with one of
+        1 / sqrt(inputs); a bias has one input, at every width."""
         spread = self.inputs ** (-1.0 if self.outputs == 1.0 else -0.5)
         return spread * self.begun**0.5
 
@@ -93,7 +94,8 @@ def growth(model: nn.Module, reference: nn.Module) -> dict[str, Growth]:
             if len(grown) <= 1:
                 # A bias, or a table, class token or position embedding, whose entries are looked
                 # up or added: as many inputs as are looked up, one.
-                found[name] = Growth(1.0, *grown)
+                begun = _begun_of_bias(layer, narrow.get(place), parameter)
+                found[name] = Growth(1.0, grown[0] if grown else 1.0, begun)
                 continue
         if shape[2:] != before[2:] and not isinstance(layer, nn.Bilinear):
             raise _unlike(name, before, shape)
@@ -107,26 +109,46 @@ def _of_weight(layer: nn.Module | None, narrow: nn.Module | None, ratios: list[f
     """The growth of a weight whose sides have grown by `ratios`; `narrow` is the reference's
     layer."""
     outputs, inputs = (*ratios, 1.0, 1.0)[:2]
+    begun = inputs if layer is None else _fan(layer) / _fan(narrow)
     if isinstance(layer, nn.Bilinear):
-        return Growth(inputs * ratios[2], outputs, inputs)
+        return Growth(inputs * ratios[2], outputs, begun)
     if isinstance(layer, nn.modules.conv._ConvTransposeNd):
         # Of shape (inputs, outputs of a group, ...), and begun by the latter.
         assert isinstance(narrow, nn.modules.conv._ConvTransposeNd)
         groups = layer.groups / narrow.groups
-        return Growth(outputs / groups, inputs * groups, inputs)
+        return Growth(outputs / groups, inputs * groups, begun)
+    return Growth(inputs, outputs, begun)
+
+
+def _fan(layer: nn.Module | None) -> float:
+    """The number by whose root torch divides the spread of a layer's initial weights and
+    biases."""
     if isinstance(layer, nn.RNNBase):
-        assert isinstance(narrow, nn.RNNBase)
-        return Growth(inputs, outputs, layer.hidden_size / narrow.hidden_size)
-    return Growth(inputs, outputs, inputs)
+        return layer.hidden_size
+    if isinstance(layer, nn.MultiheadAttention):
+        return layer.embed_dim
+    if isinstance(layer, nn.Bilinear):
+        return layer.in1_features
+    assert isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+    return layer.weight[0].numel()
+
+
+def _begun_of_bias(layer: nn.Module | None, narrow: nn.Module | None, bias: nn.Parameter) -> float:
+    """1 unless the bias began as torch begins it, at random within 1 / sqrt(fan): what a model
+    sets by itself, a prior or an open gate, does not depend on the width."""
+    if layer is None or isinstance(layer, nn.MultiheadAttention):
+        return 1.0
+    fan = _fan(layer)
+    torchs = bias.detach().abs().max().item() <= 1.001 * fan**-0.5
+    return fan / _fan(narrow) if torchs else 1.0
 
 
 def scale_weights(model: nn.Module, growths: Mapping[str, Growth]) -> None:
-    """Begin weights as they are begun in the parametrisation: of layers that torch begins by
-    their inputs, which most are, output layers alone change."""
+    """Begin weights and biases as they are begun in the parametrisation: where torch begins a
+    layer's weights by its inputs, which it mostly does, only those of output layers change."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(growths[name].weight_factor)
+            parameter.mul_(growths[name].weight_factor)
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, factors: Mapping[nn.Parameter, float]) -> None:

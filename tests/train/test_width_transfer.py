@@ -116,7 +116,7 @@ def test_rates_are_those_of_the_papers_table(
     assert max(weights) == pytest.approx(min(weights)) == optimizer["learning_rate"] * 0.01
 
 
-def test_output_layers_begin_small_and_nothing_else_differs() -> None:
+def test_output_layers_begin_small_and_biases_as_in_the_reference() -> None:
     plain, scaled = opened(4 * BASE, ADAMW, None), opened(4 * BASE, ADAMW)
     ratios = {
         name: (after / before).mean().item()
@@ -124,8 +124,9 @@ def test_output_layers_begin_small_and_nothing_else_differs() -> None:
             plain._model.named_parameters(), scaled._model.named_parameters(), strict=True
         )
     }
-    expected = {name: 0.5 if name == "4.weight" else 1.0 for name in ratios}
-    assert ratios == pytest.approx(expected)
+    # Torch divides the spread of biases by the root of a layer's inputs.
+    changed = {"4.weight": 0.5, "2.bias": 2.0, "4.bias": 2.0}
+    assert ratios == pytest.approx({name: changed.get(name, 1.0) for name in ratios})
     same_width = opened(BASE, ADAMW)
     assert same_width.train() == opened(BASE, ADAMW, None).train()
 
@@ -149,6 +150,34 @@ class Embedded(nn.Module):
         self.table = nn.Embedding(7, width)
         self.convolution = nn.Conv1d(width, 2 * width, 3)
         self.readout = nn.Linear(2 * width, 7, bias=False)
+
+
+class Set(nn.Module):
+    """Layers whose biases the model sets, and one of torch's that has a single output."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.prior = nn.Linear(width, 3)
+        self.gates = nn.LSTM(3, width)
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, 1)
+        with torch.no_grad():
+            self.prior.bias.fill_(-4.6)
+            self.gates.bias_ih_l0[width : 2 * width] = 1.0
+
+
+def test_biases_that_the_model_sets_stay() -> None:
+    torch.manual_seed(0)
+    wide, narrow = Set(64), Set(16)
+    before = {name: p.detach().clone() for name, p in wide.named_parameters()}
+    scale_weights(wide, growth(wide, narrow))
+    ratios = {
+        name: (p / before[name]).mean().item()
+        for name, p in wide.named_parameters()
+        if "bias" in name and before[name].any()
+    }
+    stayed = {"prior.bias": 1.0, "gates.bias_ih_l0": 1.0}
+    assert ratios == pytest.approx({**stayed, "gates.bias_hh_l0": 2.0, "score.bias": 2.0})
 
 
 def test_growth_of_tables_and_kernels() -> None:
