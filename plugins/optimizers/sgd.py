@@ -56,10 +56,14 @@ class SGD(Optimizer):
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
         """``torch.optim.SGD`` over the decayed and the other parameters."""
         momentum = self.configuration["momentum"]
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             parameter_groups(named_parameters, self.configuration["weight_decay"]),
             lr=self.configuration["learning_rate"],
             momentum=momentum,
             nesterov=bool(self.configuration["nesterov"]) and momentum > 0,
             fused=can_fuse(parameter for _, parameter in named_parameters),
         )
+        # The scaler of gradients shall skip steps itself: told of an overflow at the first step,
+        # torch's fused one (2.13) makes its momenta of whatever lies in memory, and goes on so.
+        optimizer._step_supports_amp_scaling = False
+        return optimizer

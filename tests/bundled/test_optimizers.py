@@ -144,7 +144,8 @@ def test_equals_an_independent_implementation(plugin, configuration, reference) 
     for step in range(STEPS):
         train(ours, optimizer, step, step + 1)
         train(theirs, oracle, step, step + 1)
-        torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-10, atol=1e-12)
+        # Rounding shows where a gradient is as small as epsilon, on some processors by 2e-12.
+        torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-10, atol=1e-11)
     assert (weights(ours) - start).abs().max() > 1e-3
 
 

@@ -1,7 +1,9 @@
-"""Every bundled optimizer in the training loop: accumulated gradients, clipping, bfloat16."""
+"""Every bundled optimizer in the training loop: accumulated gradients, clipping, bfloat16, and
+float16 with its gradient scaling."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autotune.plugins import discovery
-from autotune.train import Data, RunContext, TorchTask
+from autotune.train import Data, RunContext, TaskError, TorchTask
 
 NAMES = sorted(
     record.bare
@@ -68,38 +70,38 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(name: str) -> None:
     assert way.norm() > 0
 
 
+def seen(run: Any, steps: int = 2) -> list[float]:
+    """Norms of the gradients that the optimizer is given, at each evaluation."""
+    norms: list[float] = []
+    parameters, step = list(run._model.parameters()), run._stepper.optimizer.step
+
+    def note() -> None:
+        norms.append(torch.stack([p.grad.norm() for p in parameters]).norm().item())
+
+    def stepping(closure: Any = None) -> Any:
+        if "closure" not in run._stepper._needs:
+            note()
+            return step() if closure is None else step(closure)
+
+        def noted() -> Any:
+            loss = closure()
+            note()
+            return loss
+
+        return step(noted)
+
+    run._stepper.optimizer.step = stepping
+    for _ in range(steps):
+        run.train()
+    return norms
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_sees_gradients_only_after_they_were_clipped(name: str) -> None:
-    def seen(**further: Any) -> list[float]:
-        """Norms of the gradients that the optimizer is given, at each evaluation."""
-        run, norms = opened(name, **further), []
-        parameters, step = list(run._model.parameters()), run._stepper.optimizer.step
-
-        def note() -> None:
-            norms.append(torch.stack([p.grad.norm() for p in parameters]).norm().item())
-
-        def stepping(closure: Any = None) -> Any:
-            if "closure" not in run._stepper._needs:
-                note()
-                return step() if closure is None else step(closure)
-
-            def noted() -> Any:
-                loss = closure()
-                note()
-                return loss
-
-            return step(noted)
-
-        run._stepper.optimizer.step = stepping
-        for _ in range(2):
-            run.train()
-        return norms
-
-    assert max(seen()) > 0.02
-    assert max(seen(gradient_clip_norm=0.01)) < 0.01 * (1 + 1e-6)
-    assert max(seen(gradient_clip_norm=0.01, batch_size=4, accumulation_steps=2)) < 0.01 * (
-        1 + 1e-6
-    )
+    assert max(seen(opened(name))) > 0.02
+    for further in ({}, {"batch_size": 4, "accumulation_steps": 2}):
+        run = opened(name, gradient_clip_norm=0.01, **further)
+        assert max(seen(run)) < 0.01 * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -138,3 +140,36 @@ def test_trains_parameters_of_bfloat16(name: str) -> None:
     again.thaw(frozen)
     assert run.train() == again.train()
     assert torch.equal(weights(run), weights(again))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scaled_gradients_of_float16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimizer is given gradients without the scale, a step that overflows leaves weights
+    and state alone, and the scale is frozen with the rest."""
+
+    def scaled(scale: float) -> Any:
+        scaler = partial(torch.amp.grad_scaler.GradScaler, init_scale=scale)
+        monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+        return opened(name, torch.float32, mixed_precision="float16")
+
+    if discovery.get("optimizer", name).needs & {"closure", "second_order"}:
+        with pytest.raises(TaskError, match="use bfloat16 or off"):
+            scaled(1.0)
+        return
+    exact = seen(opened(name, torch.float32), 1)
+    assert seen(scaled(2.0**10), 1) == pytest.approx(exact, rel=0.02)
+
+    run = scaled(2.0**21)  # a sixteenth of which is more than float16 holds
+    start = weights(run)
+    run.train()
+    assert torch.equal(weights(run), start)
+    state = run._stepper.optimizer.state_dict()["state"]
+    assert not any(value.any() for of in state.values() for value in of.values())
+    for _ in range(6):
+        run.train()
+    frozen, again = run.freeze(), scaled(1.0)
+    again.thaw(frozen)
+    assert run.train() == again.train()
+    assert torch.equal(weights(run), weights(again))
+    assert weights(run).isfinite().all()
+    assert not torch.equal(weights(run), start)
