@@ -33,10 +33,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from autotune.plugins import Optimizer
 from autotune.plugins.discovery import OURS, Failure, load, records
 
-TIMM = frozenset(
-    ["adabelief", "adafactor", "adamp", "adan", "lamb", "lars", "lion", "radam", "sgdp", "muon"]
-)
-"""What timm has of the same names."""
+TIMM: Mapping[str, str] = {
+    **{name: name for name in ("adabelief", "adafactor", "adamp", "adan", "lamb", "lars", "lion")},
+    **{name: name for name in ("radam", "sgdp", "muon")},
+    "nadam": "nadamw",
+}
+"""What timm has, by our names."""
 BUDGET_SECONDS = 20.0
 """No more rounds of one method once this much time has gone, but at least three."""
 WARM_UP = 6
@@ -205,7 +207,7 @@ def timm_version(name: str, parameters: list[nn.Parameter], decay: float) -> Any
         return None
     if name not in TIMM:
         return None
-    return create_optimizer_v2(parameters, opt=name, lr=1e-3, weight_decay=decay)
+    return create_optimizer_v2(parameters, opt=TIMM[name], lr=1e-3, weight_decay=decay)
 
 
 def has_timm() -> bool:
