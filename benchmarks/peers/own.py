@@ -44,6 +44,12 @@ _APART = tuple(
     Path(autotune.__file__).parent / part
     for part in (
         "decide/arms",
+        "pfn/evaluation.py",
+        "pfn/families.py",
+        "pfn/landscape.py",
+        "pfn/prior.py",
+        "pfn/train.py",
+        "pfn/training_data.py",
         "plugins/conformance",
         "plugins/execution.py",
         "plugins/torch_schedule.py",
@@ -51,7 +57,7 @@ _APART = tuple(
     )
 )
 """What of them no replayed search asks: policies that share a budget among plugins, of which tables
-have none; and what trains, executes or tests."""
+have none; what fits the forecaster, whose weights count; and what trains, executes or tests."""
 
 
 AUTOMATIC = "freeze_thaw"

@@ -87,6 +87,20 @@ def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None
         weights.load(path)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_processor_without_bfloat16_trains_in_float32(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: known)
+    training = train.Training(plan())
+    found: list[torch.dtype] = []
+    layer = next(m for m in training.network.blocks.modules() if isinstance(m, torch.nn.Linear))
+    layer.register_forward_hook(lambda module, given, out: found.append(out.dtype))
+    training.advance()
+    assert set(found) == {torch.bfloat16 if known else torch.float32}
+    assert train.halves(torch.device("cuda"))
+
+
 def test_the_rate_warms_up_stays_and_falls() -> None:
     assert train.rate_factor(0.0) < 0.05
     assert train.rate_factor(0.1) == train.rate_factor(0.5) == 1.0
