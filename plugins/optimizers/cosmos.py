@@ -118,7 +118,7 @@ class COSMOS(Optimizer):
     ``learning_rate_ratio``), since the update has a root mean square of one. A rank above the
     shorter side is that side (the code fails). Matrices of linear layers take this rule;
     embeddings, convolution kernels and vectors AdamW, at the full rate. Newton-Schulz runs in
-    bfloat16 (float64 for float64).
+    bfloat16 where the processor has it, otherwise in float32 (float64 for float64).
     """
 
     name: ClassVar[str] = "cosmos"

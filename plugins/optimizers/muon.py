@@ -55,8 +55,8 @@ class Muon(Optimizer):
     matrices it is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")``. Jordan's own factor is
     ``sqrt(max(1, m / n))`` with a rate near 0.02. Kernels are flattened to one row an output
     channel, as in Jordan's code; embeddings and vectors take AdamW (Jordan leaves it the output
-    layer too, which nothing tells apart here). The iteration runs in bfloat16 (float64 for
-    float64), as in both codes.
+    layer too, which nothing tells apart here). The iteration runs in bfloat16, as in both
+    codes, where the processor has it, otherwise in float32 (float64 for float64).
     """
 
     name: ClassVar[str] = "muon"

@@ -17,6 +17,7 @@ from stepping import (
 from torch import nn
 
 from autotune.plugins import ModelInfo
+from autotune_plugins.optimizers import _orthogonal
 from autotune_plugins.optimizers._orthogonal import newton_schulz
 from autotune_plugins.optimizers.cosmos import COSMOS
 from autotune_plugins.optimizers.muon import Muon
@@ -92,6 +93,15 @@ def test_newton_schulz_nears_the_orthogonal_factor() -> None:
         assert (
             torch.linalg.norm(newton_schulz(matrix.float()).double() - newton_schulz(matrix)) < 0.1
         )
+
+
+@pytest.mark.parametrize(("fast", "digits"), [(True, 0.1), (False, 1e-4)], ids=["has", "has not"])
+def test_newton_schulz_uses_bfloat16_where_the_processor_has_it(monkeypatch, fast, digits) -> None:
+    monkeypatch.setattr(_orthogonal, "has_bfloat16", lambda device: fast)
+    matrix = torch.randn(24, 16, generator=torch.Generator().manual_seed(3))
+    found, exact = newton_schulz(matrix), newton_schulz(matrix.double())
+    assert found.dtype == torch.float32
+    assert digits / 1e3 < torch.linalg.norm(found.double() - exact) < digits
 
 
 def cosmos(weight, gradients):
