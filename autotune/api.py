@@ -19,7 +19,8 @@ from autotune.asked import (
     as_objectives,
     as_utility,
 )
-from autotune.begin import Plan, as_named, begin, check_count, reopen
+from autotune.begin import Plan, begin, reopen
+from autotune.checks import as_named, check_count
 from autotune.extension import extend
 from autotune.header import Header, StudyError, unstarted
 from autotune.plugins import PluginError

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from autotune.begin import known_objective
+from autotune.checks import known_objective
 from autotune.header import StudyError
 from autotune.plugins.constraints import Constraint
 from autotune.plugins.execution import Limits

@@ -6,7 +6,6 @@ which cannot work with it are left out before the search, and to know its data b
 
 from __future__ import annotations
 
-import math
 import platform
 import re
 import secrets
@@ -21,11 +20,20 @@ from typing import Any, Literal
 import torch
 
 from autotune import record
+from autotune.checks import (
+    as_named,
+    check_budget,
+    check_count,
+    check_gpus,
+    check_measured,
+    check_objectives,
+    check_seed,
+    check_storage,
+    check_stream,
+)
 from autotune.decide import build_search
 from autotune.decide.automatic import chosen_policy
 from autotune.declared_costs import declared_costs
-from autotune.execute.remote_store import open_store
-from autotune.execute.store import StoreError
 from autotune.execute.task_address import as_task, load_task
 from autotune.header import SEARCH_DEFAULTS, Header, StudyError, differences, unstarted
 from autotune.plugins import ModelInfo, PluginError, Schedule
@@ -40,14 +48,10 @@ from autotune.plugins.search import (
     Objective,
     Utility,
     constrained_metrics,
-    is_shifted,
-    known_objectives,
-    misspelt_metric,
 )
 from autotune.record import Record
 from autotune.result import Result, StudyView
 from autotune.space import Choice, Configuration, Plugins, Space, SpaceError
-from autotune.space.errors import nearest
 from autotune.train.task import Task, TaskError
 from autotune.train.torch_task import TorchTask
 from autotune.warm_start import earlier_studies
@@ -130,7 +134,7 @@ def begin(plan: Plan, folder: Path, exact_name: bool = False) -> tuple[Record, H
     task = _task(plan.task)
     header = _header(plan, task)
     if plan.checkpoint_url is not None:
-        _check_storage(folder, plan.checkpoint_url)
+        check_storage(folder, plan.checkpoint_url)
     log = _claim(folder, plan.name, exact_name)
     try:
         header = replace(header, name=log.folder.name)
@@ -202,7 +206,11 @@ def _task(task: Any) -> Task:
 
 def _header(plan: Plan, task: Task) -> Header:
     objectives, budget = plan.objectives, plan.budget
-    _check(plan)
+    check_objectives(plan.objectives, plan.constraints)
+    check_budget(plan.budget)
+    check_count("horizon", plan.horizon)
+    check_count("workers", plan.workers)
+    check_seed(plan.seed)
     for where, unit in (("budget", plan.unit), ("utility", plan.priced)):
         if unit is not None and unit != task.unit:
             raise StudyError(f"{where}: is in {unit}s, but the task counts {task.unit}s")
@@ -229,10 +237,10 @@ def _header(plan: Plan, task: Task) -> Header:
             "optimizer: {plugins: optimizer} (Plugins('optimizer') in Python)"
         )
     info = _model_info(task, default)
-    _check_stream(objectives, info, "objectives")
-    _check_stream(constrained_metrics(objectives, plan.constraints), info, "constraints")
+    check_stream(objectives, info, "objectives")
+    check_stream(constrained_metrics(objectives, plan.constraints), info, "constraints")
     if isinstance(task, TorchTask):
-        _check_measured(plan.constraints, task)
+        check_measured(plan.constraints, task)
     catalogue = Catalogue(info)
     resolved = plan.space.resolve(catalogue)
     search["policy"], reason = _policy(search["policy"], resolved, plan)
@@ -299,28 +307,6 @@ def _policy(chosen: dict[str, Any], resolved: Space, plan: Plan) -> tuple[dict[s
     return {"name": name}, reason
 
 
-def _check(plan: Plan) -> None:
-    if not any(objective.kind == "curve" for objective in plan.objectives):
-        raise StudyError(
-            "objectives: at least one must be a curve (change with training), such as "
-            "validation_loss; it drives the search"
-        )
-    names = [objective.name for objective in plan.objectives]
-    if double := sorted({name for name in names if names.count(name) > 1}):
-        raise StudyError(f"objectives: {double[0]!r} stands twice")
-    for constraint in plan.constraints:
-        if (close := misspelt_metric(constraint.name, plan.objectives)) is not None:
-            raise StudyError(
-                f"constraints: {str(constraint)!r}: unknown metric {constraint.name!r}; did you "
-                f"mean {close!r}?"
-            )
-    check_budget(plan.budget)
-    check_count("horizon", plan.horizon)
-    check_count("workers", plan.workers)
-    if not isinstance(plan.seed, int) or plan.seed < 0:
-        raise StudyError(f"seed: is {plan.seed!r}; expected a whole number from 0 on")
-
-
 _ABLE = {"cooldown": Schedule.branch, "refinement": Schedule.refine}
 
 
@@ -359,52 +345,6 @@ def _derived(final: Final | None, space: Space, catalogue: Catalogue) -> dict[st
     return found
 
 
-def check_budget(budget: Budget) -> None:
-    """Raises `StudyError` unless every limit is above 0 and one of training is given."""
-    limits = {
-        "epochs or steps": budget.units,
-        "trials": budget.trials,
-        "evaluations": budget.evaluations,
-    }
-    for name, value in limits.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise StudyError(f"budget: {name} is {value!r}; expected a whole number above 0")
-    if budget.seconds is not None and not 0 < budget.seconds < math.inf:
-        raise StudyError(f"budget: {budget.seconds!r} seconds; expected more than 0")
-    if budget.gpu_seconds is not None and not 0 < budget.gpu_seconds < math.inf:
-        raise StudyError(f"budget: {budget.gpu_seconds!r} GPU-seconds; expected more than 0")
-    if budget.units is budget.trials is budget.seconds is budget.gpu_seconds is None:
-        raise StudyError(
-            "budget: expected at least one of epochs (or steps), trials, minutes and gpu_seconds"
-        )
-
-
-def _check_storage(folder: Path, url: str) -> None:
-    try:
-        open_store(folder, url)
-    except StoreError as error:
-        raise StudyError(f"checkpoint_url: {error}") from error
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raises `StudyError` unless the value is a whole number above 0."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise StudyError(f"{name}: is {value!r}; expected a whole number above 0")
-
-
-def as_named(key: str, chosen: str | Mapping[str, Any]) -> dict[str, Any]:
-    """A plugin's choice, by its name alone or with hyperparameters, as a mapping. Raises
-    `StudyError`, which begins with `key`."""
-    named = {"name": chosen} if isinstance(chosen, str) else chosen
-    if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
-        given = dict(named) if isinstance(named, Mapping) else named
-        raise StudyError(
-            f"{key}: is {given!r}; expected a name, or a mapping with that and options, such as "
-            f"{{'name': ...}}"
-        )
-    return dict(named)
-
-
 def _completed(space: Space, values: Mapping[str, Any], index: int) -> Configuration:
     try:
         configuration = space.complete(dict(values))
@@ -440,56 +380,6 @@ def _fingerprint(task: Task) -> str:
 
 def _full(error: Exception) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
-
-
-def check_gpus(budget: Budget, device: str, executor: Mapping[str, Any]) -> None:
-    """Raises `StudyError` for a budget in GPU-seconds where no worker can hold a GPU."""
-    if budget.gpu_seconds is not None and device == "cpu" and not executor.get("num_gpus"):
-        raise StudyError(
-            f"budget: gpu_seconds counts the time in which workers hold GPUs, but on device cpu "
-            f"those of executor {executor['name']} hold none; expected device cuda or, of executor "
-            f"ray, num_gpus above 0; or name seconds, which counts the clock"
-        )
-
-
-def _check_stream(objectives: Sequence[Objective], info: ModelInfo | None, key: str) -> None:
-    for objective in objectives:
-        if objective.alone and objective.name != "latency_ms":
-            raise StudyError(
-                f"{key}: {objective.name!r} is measured alone, but only 'latency_ms' can be"
-            )
-        if info is None or objective.kind != "evaluation" or objective.alone:
-            continue
-        if not objective.name.startswith("shifted_"):
-            raise StudyError(
-                f"{key}: {objective.name!r} is of kind evaluation, but what a TorchTask "
-                f"measures then is shifted_loss, shifted_accuracy and its own metrics with "
-                f"shifted_ before their names"
-            )
-    if info is None or info.shifted:
-        return
-    for objective in objectives:
-        if is_shifted(objective.name):
-            raise StudyError(
-                f"{key}: {objective.name!r} is measured on a shifted stream, but the task has none "
-                f"(Data(shifted=...))"
-            )
-
-
-def _check_measured(constraints: Sequence[Constraint], task: TorchTask) -> None:
-    measured = ["training_loss", "parameters", *task.metrics, *known_objectives()]
-    measured += [f"shifted_{name}" for name in ("loss", "accuracy", *task.metrics)]
-    if task.training_metrics:
-        measured += [f"training_{name}" for name in ("accuracy", *task.metrics)]
-    for constraint in constraints:
-        name = constraint.name  # of one stream of several: shifted_loss.NAME
-        if (name.partition(".")[0] if is_shifted(name) else name) not in measured:
-            close = nearest(constraint.name, measured)
-            raise StudyError(
-                f"constraints: {str(constraint)!r}: the task does not measure "
-                f"{constraint.name!r}; it measures {', '.join(dict.fromkeys(measured))}"
-                + (f" (did you mean {close!r}?)" if close else "")
-            )
 
 
 def _left_out(space: Space, catalogue: Catalogue) -> Iterator[tuple[str, str, str]]:
@@ -614,14 +504,3 @@ def _changed(recorded: Header, changed: Sequence[str], missing: bool) -> str:
         "the same, go on with --accept-changes (accept_changes=True in Python)."
     )
     return f"study {recorded.name!r} is not as it was recorded:\n{lines}\n{ending}"
-
-
-def known_objective(name: str) -> Objective:
-    """One of the objectives that need no description. Raises `StudyError`."""
-    known = known_objectives()
-    if name not in known:
-        raise StudyError(
-            f"objectives: {name!r} is not one that autotune knows ({', '.join(known)}); describe "
-            f"your own by name, direction and kind: Objective({name!r}, 'minimize', 'curve')"
-        )
-    return known[name]

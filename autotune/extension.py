@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autotune.asked import with_limits
-from autotune.begin import check_budget, check_count, check_gpus
+from autotune.checks import check_budget, check_count, check_gpus
 from autotune.header import Header, StudyError
 from autotune.plugins.search import Extended
 from autotune.record import Record

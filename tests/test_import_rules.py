@@ -34,6 +34,7 @@ JOINING = {
     "keeping",
     "leases",
     "begin",
+    "checks",
     "declared_costs",
     "result",
     "header",
