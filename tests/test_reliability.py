@@ -105,7 +105,7 @@ def test_damaged_and_missing_checkpoints_end_no_study(tmp_path: Path) -> None:
 
     def harm(trials: Any, event: Any) -> None:
         if isinstance(event, Observed) and trials.units == 12 and not harmed:
-            for path in (tmp_path / "study" / "checkpoints").glob("trial-*.pt"):
+            for path in (tmp_path / "study" / "checkpoints").glob("trial-*.safetensors"):
                 path.write_bytes(b"x" * path.stat().st_size)
                 harmed.append(path.name)
         if isinstance(event, Observed) and trials.units == 24:

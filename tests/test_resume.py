@@ -241,7 +241,7 @@ def test_checkpoints_that_nobody_recorded_are_cleared_away(tmp_path: Path) -> No
     folder = interrupted(tmp_path)
     checkpoints = folder / "checkpoints"
     (checkpoints / ".unfinished-1-ab").write_bytes(b"torn")
-    stray = checkpoints / f"trial-00077-step-000003-{'0' * 32}.pt"
+    stray = checkpoints / f"trial-00077-step-000003-{'0' * 32}.safetensors"
     stray.write_bytes(b"killed before it was recorded")
     result = autotune.resume(folder, progress=False)
     assert not stray.exists()

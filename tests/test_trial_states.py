@@ -290,7 +290,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(data=st.data(), missing=st.booleans())
     def damage(self, data: Any, missing: bool) -> None:
         """A checkpoint is damaged on the disk, or removed."""
-        names = sorted(path.name for path in self.driver.store.folder.glob("trial-*.pt"))
+        names = sorted(path.name for path in self.driver.store.folder.glob("trial-*.safetensors"))
         if not names:
             return
         name = data.draw(st.sampled_from(names))
@@ -328,7 +328,7 @@ class Interleavings(RuleBasedStateMachine):
         begun_later = {job.trial for job, _ in self.driver.ahead}
         assert training | begun_later <= set(trials.in_flight)
         assert not training & begun_later
-        on_disk = {path.name for path in self.driver.store.folder.glob("trial-*.pt")}
+        on_disk = {path.name for path in self.driver.store.folder.glob("trial-*.safetensors")}
         kept = {name for t in trials.all.values() for name in t.checkpoints.values()}
         assert kept <= on_disk | self.harmed
 

@@ -1,34 +1,32 @@
 """Checkpoints on disk: whole or absent, checked when read, never unpickled.
 
 A checkpoint is written under a temporary name, flushed to the disk, and renamed; its name carries
-a digest of its content, so a torn or altered file is noticed when it is loaded. Loading uses
-``weights_only=True``: a checkpoint can hold tensors and plain values, no code.
+a digest of its content, so a torn or altered file is noticed when it is loaded. It can hold tensors
+and plain values, no code (`autotune.execute.checkpoint_file`).
 """
 
 from __future__ import annotations
 
 import errno
 import io
-import math
 import os
 import re
 import secrets
 import shutil
-from collections import OrderedDict
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-import torch
 import xxhash
 
-_NAME = re.compile(r"trial-(\d{5,})-step-(\d{6,})-([0-9a-f]{32})\.pt")
+from autotune.execute.checkpoint_file import Bytes, Unstorable, decode, encode
+
+_NAME = re.compile(r"trial-(\d{5,})-step-(\d{6,})-([0-9a-f]{32})\.safetensors")
 _TEMPORARY = ".unfinished-"
 _PIECE = 1 << 24
-"""Bytes digested at once: many, as a thread waits for the interpreter between two pieces."""
+"""Bytes digested at once."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -80,39 +78,9 @@ class Store(Protocol):
         """The content saved under `name`."""
 
 
-class _Writer:
-    """What `torch.save` writes into: counts bytes, and passes on up to `room` of them.
-
-    The first error is kept and later writes are swallowed, because an exception that crosses
-    torch's C++ writer loses its type.
-    """
-
-    def __init__(self, stream: IO[bytes], room: int | None) -> None:
-        self._stream = stream
-        self._room = math.inf if room is None else room
-        self.size = 0
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        self.size += memoryview(data).nbytes
-        if self.error is None and self.size <= self._room:
-            try:
-                self._stream.write(data)
-            except OSError as error:
-                self.error = error
-        return len(data)
-
-    def flush(self) -> None:
-        if self.error is None:
-            try:
-                self._stream.flush()
-            except OSError as error:
-                self.error = error
-
-
 def checkpoint_name(trial: int, step: int, digest: str) -> str:
     """The file name of a checkpoint; `digest` is 32 hexadecimal digits."""
-    return f"trial-{trial:05d}-step-{step:06d}-{digest}.pt"
+    return f"trial-{trial:05d}-step-{step:06d}-{digest}.safetensors"
 
 
 def parse_name(name: str) -> tuple[int, int, str]:
@@ -127,12 +95,10 @@ def pack(
     trial: int, step: int, content: Mapping[str, Any], room: int | None = None
 ) -> tuple[Stored, bytes]:
     """A checkpoint and its bytes, for a worker that cannot see the study's folder. Raises
-    `OverRoom` as `CheckpointStore.save` does."""
-    buffer = io.BytesIO()
-    size = _write(content, buffer, room)
-    data = buffer.getvalue()
+    `OverRoom` and `StoreError` as `CheckpointStore.save` does."""
+    data = b"".join(_pieces(content, room))
     name = checkpoint_name(trial, step, digest_of(data))
-    return Stored(name, trial, step, size), data
+    return Stored(name, trial, step, len(data)), data
 
 
 def unpack(name: str, data: bytes) -> dict[str, Any]:
@@ -184,14 +150,13 @@ class CheckpointStore:
             StoreUnwritable: the folder cannot be written to.
             StoreError: the content cannot be loaded again without running code.
         """
-        refuse_code(content)
-        return self._place(trial, step, lambda stream: _write(content, stream, room))
+        return self._place(trial, step, _pieces(content, room))
 
     def put(self, name: str, data: bytes) -> str:
         """Write a checkpoint that a worker packed elsewhere. Raises as `save` does."""
         unpack(name, data)
         trial, step, _ = parse_name(name)
-        return self._place(trial, step, lambda stream: stream.write(data)).name
+        return self._place(trial, step, [data]).name
 
     def get(self, name: str) -> bytes:
         """The bytes of a checkpoint, for a worker that cannot see this folder."""
@@ -202,22 +167,23 @@ class CheckpointStore:
 
     def load(self, name: str) -> dict[str, Any]:
         """A checkpoint's content, tensors on the CPU. Raises `CheckpointDamaged`."""
-        path, digest = self.path(name), parse_name(name)[2]
+        path, digest = self.path(name), xxhash.xxh3_128()
         try:
-            with path.open("rb") as stream, path.open("rb") as again, _helper() as helper:
-                found = helper.submit(_digest, again)
+            with path.open("rb") as stream:
                 try:
-                    return _read(name, stream)
-                finally:
-                    if found.result() != digest:  # which says more than why it cannot be loaded
-                        raise CheckpointDamaged(
-                            f"checkpoint {path} is damaged: its content does not match "
-                            "the digest in its name"
-                        )
+                    content = _read(name, stream, digest)
+                    sound = digest.hexdigest() == parse_name(name)[2]
+                except CheckpointDamaged:
+                    if self.intact(name):  # or why it cannot be loaded says little
+                        raise
+                    sound = False
         except OSError as error:
+            raise CheckpointDamaged(f"checkpoint {path} cannot be read: {error}") from error
+        if not sound:
             raise CheckpointDamaged(
-                f"checkpoint {self.path(name)} cannot be read: {error}"
-            ) from error
+                f"checkpoint {path} is damaged: its content does not match the digest in its name"
+            )
+        return content
 
     def intact(self, name: str) -> bool:
         """Whether a checkpoint is there and its content is what was written."""
@@ -238,7 +204,7 @@ class CheckpointStore:
         checkpoints that could not be removed."""
         for path in self.folder.glob(f"{_TEMPORARY}{trial:05d}-*"):
             _gone(path)
-        paths = self.folder.glob(f"trial-{trial:05d}-*.pt")
+        paths = self.folder.glob(f"trial-{trial:05d}-*.safetensors")
         left = [path for path in paths if path.name not in keep and not _gone(path)]
         return [
             Stored(path.name, *parse_name(path.name)[:2], path.stat().st_size)
@@ -249,7 +215,7 @@ class CheckpointStore:
     def list(self) -> list[Stored]:
         """All checkpoints, by trial and step."""
         found = []
-        for path in self.folder.glob("trial-*.pt"):
+        for path in self.folder.glob("trial-*.safetensors"):
             match = _NAME.fullmatch(path.name)
             if match:
                 with suppress(FileNotFoundError):
@@ -258,25 +224,18 @@ class CheckpointStore:
                     )
         return sorted(found, key=lambda stored: (stored.trial, stored.step, stored.name))
 
-    def _place(self, trial: int, step: int, write: Callable[[IO[bytes]], int]) -> Stored:
-        """Write durably under a temporary name, then rename. What was written is digested
-        while it is flushed.
-
-        Args:
-            write: writes into the stream, and tells how many bytes that were.
-        """
+    def _place(self, trial: int, step: int, pieces: Sequence[Bytes]) -> Stored:
+        """Write durably under a temporary name, then rename."""
         temporary = self.folder / f"{_TEMPORARY}{trial:05d}-{secrets.token_hex(8)}"
         try:
-            with temporary.open("x+b") as stream, _helper() as helper:
-                size = write(stream)
+            name = checkpoint_name(trial, step, digest_of(*pieces))
+            with temporary.open("xb") as stream:
+                stream.writelines(pieces)
                 stream.flush()
-                flushed = helper.submit(os.fsync, stream.fileno())
-                stream.seek(0)
-                name = checkpoint_name(trial, step, _digest(stream))
-                flushed.result()
+                os.fsync(stream.fileno())
             temporary.rename(self.folder / name)
             _sync_folder(self.folder)
-            return Stored(name, trial, step, size)
+            return Stored(name, trial, step, sum(map(len, pieces)))
         except OSError as error:
             if error.errno in _FULL:
                 raise StoreFull(self._full_message(error)) from error
@@ -313,33 +272,6 @@ def checkpoint_bytes(study: Path) -> int:
     return sum(sizes.values())
 
 
-def refuse_code(content: Any, path: str = "checkpoint") -> None:
-    """Raise `StoreError`, naming the key path, if `content` holds anything but tensors, plain
-    values, and dicts, lists and tuples of these."""
-    if content is None or type(content) in (bool, int, float, str, bytes):
-        return
-    if isinstance(content, torch.Tensor):
-        return
-    if type(content) in (list, tuple):
-        for index, item in enumerate(content):
-            refuse_code(item, f"{path}[{index}]")
-    elif type(content) in (dict, OrderedDict):
-        for key, item in content.items():
-            if type(key) not in (bool, int, float, str, tuple):
-                raise StoreError(f"{path} has a key of type {type(key).__name__}: {key!r:.80}")
-            refuse_code(item, f"{path}[{key!r}]")
-    else:
-        raise StoreError(
-            f"{path} is a {type(content).__module__}.{type(content).__qualname__}; a run's state "
-            "may hold tensors, numbers, strings, and dicts and lists of these"
-        )
-
-
-def _helper() -> ThreadPoolExecutor:
-    """One thread, for what can be done meanwhile."""
-    return ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-
-
 def _digest(stream: IO[bytes]) -> str:
     digest = xxhash.xxh3_128()
     while piece := stream.read(_PIECE):
@@ -347,42 +279,32 @@ def _digest(stream: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def digest_of(content: bytes) -> str:
+def digest_of(*pieces: Bytes) -> str:
     """The 32 hexadecimal digits that stand in a checkpoint's name, of the bytes of its file. They
     tell of damage, not of forgery: a cryptographic digest takes longer than loading the file."""
-    return xxhash.xxh3_128_hexdigest(content)
+    digest = xxhash.xxh3_128()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
-def _write(content: Mapping[str, Any], stream: IO[bytes], room: int | None) -> int:
-    """The bytes that it takes. Raises `OverRoom`."""
-    writer = _Writer(stream, room)
-    with _without_checksums():
-        torch.save(content, writer)  # type: ignore[arg-type]
-    if writer.error is not None:
-        raise writer.error
-    if room is not None and writer.size > room:
-        raise OverRoom(writer.size, room)
-    return writer.size
-
-
-@contextmanager
-def _without_checksums() -> Iterator[None]:
-    """Have `torch.save` make none of its own, beside the digest: they take a third of its time.
-    A torch that cannot leave them out makes them."""
-    if not hasattr(torch.serialization, "set_crc32_options"):
-        yield
-        return
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
+def _pieces(content: Mapping[str, Any], room: int | None) -> list[Bytes]:
+    """The bytes of a checkpoint. Raises `OverRoom` and, for what cannot be kept, `StoreError`."""
     try:
-        yield
-    finally:
-        torch.serialization.set_crc32_options(before)
+        pieces = encode(content)
+    except Unstorable as error:
+        raise StoreError(str(error)) from error
+    size = sum(map(len, pieces))
+    if room is not None and size > room:
+        raise OverRoom(size, room)
+    return pieces
 
 
-def _read(name: str, stream: IO[bytes]) -> dict[str, Any]:
+def _read(name: str, stream: IO[bytes], digest: Any = None) -> dict[str, Any]:
     try:
-        content = torch.load(stream, map_location="cpu", weights_only=True)
+        content = decode(stream, digest)
+    except OSError:
+        raise
     except Exception as error:
         raise CheckpointDamaged(f"checkpoint {name} cannot be loaded: {error}") from error
     if not isinstance(content, dict):

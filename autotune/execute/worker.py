@@ -13,6 +13,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
@@ -205,10 +206,12 @@ class JobRunner:
             begin, source = job.begin, job.source
         team = self._team if isinstance(job, TrainJob) else None
         context = RunContext(job.seed, job.horizon, self._device, self._folder, team)
-        run = self._task.open(job.configuration, context)
+        with ThreadPoolExecutor(1, "load") as helper:
+            loading = helper.submit(self._store.load, checkpoint) if checkpoint else None
+            run = self._task.open(job.configuration, context)
         exact = True
-        if checkpoint is not None:
-            content = self._store.load(checkpoint)
+        if loading is not None:
+            content = loading.result()
             if content.get("format") != FORMAT:
                 raise CheckpointDamaged(
                     f"checkpoint {checkpoint} has format {content.get('format')!r}; this version "

@@ -92,18 +92,20 @@ def test_code_is_neither_saved_nor_loaded(store: CheckpointStore, tmp_path: Path
         store.save(0, 1, {"value": np.float64(1)})
     assert store.list() == []
     # a file with a right digest, made by someone else
-    evil = tmp_path / "evil.pt"
+    evil = tmp_path / "evil.safetensors"
     torch.save({"state": Evil()}, evil)
 
     digest = digest_of(evil.read_bytes())
-    name = f"trial-00000-step-000001-{digest}.pt"
+    name = f"trial-00000-step-000001-{digest}.safetensors"
     shutil.copy(evil, store.folder / name)
     with pytest.raises(CheckpointDamaged, match="cannot be loaded"):
         store.load(name)
     assert not Path("/tmp/autotune_was_here").exists()
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "trial-1-step-1.pt", "", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "trial-1-step-1.safetensors", "", "/etc/passwd"]
+)
 def test_only_names_of_checkpoints_reach_the_disk(store: CheckpointStore, name: str) -> None:
     for use in (store.load, store.delete, store.get, store.path):
         with pytest.raises(CheckpointDamaged, match="not the name"):
