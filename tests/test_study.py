@@ -401,10 +401,12 @@ def test_an_interrupted_run_trains_what_an_uninterrupted_one_does(tmp_path: Path
         if trials.units in (4, 11) and isinstance(event, Observed):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    quiet = tune(tmp_path / "quiet", search={**SEARCH, "policy": "random_search"})
-    options = {"search": {**SEARCH, "policy": "random_search"}, "listeners": [stop]}
+    # a draw depends on how many decisions were made, and a segment that was cut takes another
+    named = [{"learning_rate": rate} for rate in (0.003, 0.03, 0.0005, 0.09)]
+    options = {"search": {**SEARCH, "policy": "random_search"}, "first": named}
+    quiet = tune(tmp_path / "quiet", **options)
     with pytest.raises(Interrupted):
-        tune(tmp_path / "cut", **options)
+        tune(tmp_path / "cut", listeners=[stop], **options)
     with pytest.raises(Interrupted):
         autotune.resume("study", folder=tmp_path / "cut", progress=False, listeners=[stop])
     cut = autotune.resume("study", folder=tmp_path / "cut", progress=False)

@@ -83,7 +83,12 @@ def at(tree: Any, path: tuple[Any, ...]) -> Any:
 
 EVERYWHERE = sorted(places(TREE), key=str)
 MAPPINGS = [path for path in EVERYWHERE if isinstance(at(TREE, path), dict)]
-GROUPS = [("space",), ("space", "architecture"), ("space", "head", "options", "mlp")]
+GROUPS = [
+    ("space",),
+    ("space", "architecture"),
+    ("space", "head", "options", "mlp"),
+    ("space", "head", "options", "linear"),
+]
 
 
 def is_open(path: tuple[Any, ...]) -> bool:
