@@ -206,12 +206,15 @@ class JobRunner:
             begin, source = job.begin, job.source
         team = self._team if isinstance(job, TrainJob) else None
         context = RunContext(job.seed, job.horizon, self._device, self._folder, team)
-        with ThreadPoolExecutor(1, "load") as helper:
-            loading = helper.submit(self._store.load, checkpoint) if checkpoint else None
-            run = self._task.open(job.configuration, context)
-        exact = True
-        if loading is not None:
+        if checkpoint is None:
+            content, run = None, self._task.open(job.configuration, context)
+        else:
+            with ThreadPoolExecutor(1, "load") as helper:
+                loading = helper.submit(self._store.load, checkpoint)
+                run = self._task.open(job.configuration, context)
             content = loading.result()
+        exact = True
+        if content is not None:
             if content.get("format") != FORMAT:
                 raise CheckpointDamaged(
                     f"checkpoint {checkpoint} has format {content.get('format')!r}; this version "
