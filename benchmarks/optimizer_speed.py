@@ -4,9 +4,10 @@ On a 10-million-parameter MLP and on a small transformer, in float32 with random
 plugin takes turns with torch's AdamW(foreach=True), with torch's own version of the method and
 with those of pytorch_optimizer and timm where they exist, all with its weight decay. Printed are
 medians in milliseconds, the plugin's ratio to AdamW (median of the ratios round by round), the
-libraries' times, and the state that the plugin keeps against what its paper claims. Plugins that
-evaluate the loss again, or differentiate twice, do so on a batch of eight: their figures include
-those passes.
+libraries' times, the state that the plugin keeps against what its paper claims, and what the
+plugin declares of a step beside one forward and backward pass (passes, GFLOP), which a search by
+seconds goes by until it has timed it. Plugins that evaluate the loss again, or differentiate twice,
+do so on a batch of eight: their figures include those passes.
 
     python benchmarks/optimizer_speed.py                    # everything; about 20 minutes
     python benchmarks/optimizer_speed.py lion muon --rounds 20
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from autotune.plugins import Optimizer
+from autotune.plugins import Optimizer, StepCost
 from autotune.plugins.discovery import OURS, Failure, load, records
 
 TIMM: Mapping[str, str] = {
@@ -41,7 +42,9 @@ TIMM: Mapping[str, str] = {
 """What timm has, by our names."""
 BUDGET_SECONDS = 20.0
 """No more rounds of one method once this much time has gone, but at least three."""
-WARM_UP = 6
+WARM_UP, LEAST_WARM_UP = 6, 2
+"""Steps of each version before the first round: six, or two of one that then has taken longer than
+a method's whole time."""
 FIRST_ORDER_LIMIT = 1.3
 MATRIX_METHODS = frozenset(
     ["muon", "soap", "cosmos", "galore", "fira", "natural_galore", "q_galore", "gradnorm_lorp"]
@@ -331,6 +334,7 @@ class Result:
     state: float
     claim: float | None
     first_order: bool
+    declared: StepCost
 
     @property
     def notes(self) -> str:
@@ -348,7 +352,10 @@ def measure(plugin: type[Optimizer], workload: Workload, rounds: int) -> Result:
     found = candidates(plugin, workload)
     peak = 0
     for candidate in found:  # the first steps make the state, and fill memories
-        for _ in range(WARM_UP):
+        begin = time.perf_counter()
+        for done in range(WARM_UP):
+            if done >= LEAST_WARM_UP and time.perf_counter() - begin > BUDGET_SECONDS:
+                break
             workload.step(candidate.optimizer, candidate.needs)
             if candidate.label == "plugin":
                 peak = max(peak, state_bytes(candidate.optimizer))
@@ -373,6 +380,7 @@ def measure(plugin: type[Optimizer], workload: Workload, rounds: int) -> Result:
         claim=claimed_bytes(plugin.name, workload),
         first_order=not plugin.needs & {"closure", "second_order"}
         and plugin.name not in MATRIX_METHODS,
+        declared=plugin().step_cost({name: tuple(p.shape) for name, p in workload.named}),
     )
 
 
@@ -383,9 +391,10 @@ def _ratio(times: Iterable[float], others: Iterable[float]) -> float:
 def show(result: Result) -> None:
     libraries = ", ".join(f"{label} {ms:.1f}" for label, ms in result.libraries.items()) or "-"
     claim = "-" if result.claim is None else f"{result.claim:.2f}"
+    declared = f"{result.declared.passes - 1:.3g}, {result.declared.flops / 1e9:.3g}"
     print(
         f"{result.name:28} {result.plugin:9.1f} {result.adamw:9.1f} {result.ratio:7.2f} "
-        f"{result.state:7.2f} {claim:>7}  {libraries:48} {result.notes}",
+        f"{result.state:7.2f} {claim:>7} {declared:>10}  {libraries:48} {result.notes}",
         flush=True,
     )
 
@@ -404,10 +413,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in [options.model] if options.model else MODELS:
         workload = Workload(name, options.smoke)
         print(
-            f"\n{name}: {workload.count / 1e6:.2f} million parameters; ms a step, bytes a parameter"
+            f"\n{name}: {workload.count / 1e6:.2f} million parameters; ms a step, bytes a parameter, "
+            "declared passes and GFLOP"
         )
         print(
-            f"{'optimizer':28} {'plugin':>9} {'AdamW':>9} {'ratio':>7} {'state':>7} {'claim':>7}  "
+            f"{'optimizer':28} {'plugin':>9} {'AdamW':>9} {'ratio':>7} {'state':>7} {'claim':>7} {'declares':>10}  "
             "libraries"
         )
         for record in records("optimizer"):

@@ -69,57 +69,74 @@ class AdafactorOptimizer(ListOptimizer):
         """See the class."""
         group = lists.group
         fresh = lists.step ** group["decay_exponent"]
-        relative = min(group["lr"], lists.step**-0.5)
+        counts = [float(weight.numel()) for weight in lists.weights]
         sizes = torch._foreach_norm(lists.weights)
+        torch._foreach_div_(sizes, [count**0.5 for count in counts])
         decay(lists)
-        for parameter, weight, grad, size in zip(
-            lists.parameters, lists.weights, lists.grads, sizes, strict=True
+        factors, squares = [], []
+        for parameter, grad in zip(lists.parameters, lists.grads, strict=True):
+            rows, columns, square = _factors(self.state[parameter], grad, fresh)
+            factors.append((rows, columns))
+            squares.append(square)
+        torch._foreach_div_(squares, counts)
+        excess = torch.stack(squares).sqrt_().div_(group["clip_threshold"]).clamp_min_(1.0)
+        scales = torch.stack(sizes).clamp_min_(group["smallest_scale"]).div_(excess)
+        scales *= -min(group["lr"], lists.step**-0.5)
+        for weight, grad, (rows, columns), scale in zip(
+            lists.weights, lists.grads, factors, scales.unbind(), strict=True
         ):
-            rows, columns = _factors(self.state[parameter], grad, fresh)
-            parts = _parts(weight, grad, rows)
-            squares = [_update(slope, row, columns).square_().sum() for _, slope, row in parts]
-            root = weight.numel() ** 0.5
-            excess = torch.stack(squares).sum().sqrt() / (root * group["clip_threshold"])
-            scale = (size / root).clamp_min(group["smallest_scale"]) / excess.clamp_min(1.0)
-            scale *= -relative
-            for piece, slope, row in parts:
-                piece.addcmul_(_update(slope, row, columns), scale)
+            if columns is None:
+                weight.addcmul_(grad, rows.mul_(scale))
+                continue
+            for piece, slope, row in _parts(weight, grad, rows.mul_(scale)):
+                piece.addcmul_(slope * row, columns)
 
 
-def _factors(state: dict[str, Tensor], grad: Tensor, fresh: float) -> tuple[Tensor, Tensor]:
-    """Take the squared gradient into the average; two factors of its ``1 / sqrt(V)``, the first
-    of as many rows as the gradient."""
+def _factors(
+    state: dict[str, Tensor], grad: Tensor, fresh: float
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Take the squared gradient into the average; of ``1 / sqrt(V)`` the factors, by rows and by
+    columns, of vectors the whole, and the sum of the squares of ``u = g / sqrt(V)``."""
     if grad.ndim < 2:
-        squares = state["square"].lerp_(grad.square() + SMALLEST, fresh)
-        return squares.rsqrt(), squares.new_ones(())
-    of_rows, of_columns = _means_of_squares(grad)
-    rows = state["rows"].lerp_(of_rows.add_(SMALLEST), fresh)
-    columns = state["columns"].lerp_(of_columns.add_(SMALLEST), fresh)
-    return rows.rsqrt(), (columns / rows.mean(dim=-2, keepdim=True)).rsqrt_()
-
-
-def _update(grad: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    return (grad * rows).mul_(columns)
+        squares = grad.square()
+        average = state["square"].lerp_(squares + SMALLEST, fresh)
+        return average.rsqrt(), None, squares.div_(average).sum()
+    parts = [piece for (piece,) in _parts(grad)]
+    whole = parts[0].square() if len(parts) == 1 else None  # more would leave the cache
+    rows, columns = state["rows"], state["columns"]
+    of_rows, of_columns = _means_of_squares(parts, whole)
+    rows.lerp_(of_rows.add_(SMALLEST), fresh)
+    columns.lerp_(of_columns.add_(SMALLEST), fresh)
+    relative = columns / rows.mean(dim=-2, keepdim=True)
+    # the sum of g^2 / (R C^T): a product with a vector, not the whole of u
+    inverse = relative.reciprocal().mT
+    if whole is not None:
+        along = whole @ inverse
+    else:
+        along = torch.cat([piece.square() @ inverse for piece in parts])
+    return rows.rsqrt(), relative.rsqrt_(), along.div_(rows).sum()
 
 
 def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """Matrices on a CPU in slices of rows that fit its cache; anything else as it is."""
     first = tensors[0]
-    if first.device.type != "cpu" or first.ndim != 2:
+    if first.device.type != "cpu" or first.ndim != 2 or first.numel() <= PIECE:
         return [tensors]
     length = max(1, PIECE // max(1, first.shape[1]))
     return list(zip(*(tensor.split(length) for tensor in tensors), strict=True))
 
 
-def _means_of_squares(grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the squares over the last dimension and over the one before, both kept."""
-    *leading, rows, columns = grad.shape
-    of_rows, of_columns = grad.new_empty(*leading, rows, 1), grad.new_zeros(*leading, 1, columns)
-    for piece, of_piece in _parts(grad, of_rows):
-        squares = piece.square()
-        of_piece.copy_(squares.mean(-1, keepdim=True))
+def _means_of_squares(parts: list[Tensor], whole: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Means of the squares over the last dimension and over the one before, both kept; `whole`
+    are the squares where there is one part."""
+    if whole is not None:
+        return whole.mean(-1, keepdim=True), whole.mean(-2, keepdim=True)
+    of_rows, of_columns = [], torch.zeros_like(parts[0][:1])
+    for part in parts:
+        squares = part.square()
+        of_rows.append(squares.mean(-1, keepdim=True))
         of_columns += squares.sum(-2, keepdim=True)
-    return of_rows, of_columns.div_(rows)
+    return torch.cat(of_rows), of_columns.div_(sum(len(part) for part in parts))
 
 
 class Adafactor(Optimizer):

@@ -132,7 +132,7 @@ class OASIS(Optimizer):
                     1e-6, 1.0, log=True, default=1e-2, prior=Prior(1e-2, "low")
                 ),
                 "beta2": Ordinal((0.9, 0.95, 0.99, 0.999), default=0.99, prior=Prior(0.99, "low")),
-                "alpha": Float(1e-7, 1e-1, log=True, default=1e-2, prior=Prior(1e-3, "low")),
+                "alpha": Float(1e-7, 1e-1, log=True, default=1e-2, prior=Prior(1e-2, "low")),
                 "hessian_update_every": Ordinal(
                     (1, 2, 5, 10, 100), default=1, prior=Prior(1, "medium")
                 ),
