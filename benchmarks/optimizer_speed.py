@@ -413,12 +413,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in [options.model] if options.model else MODELS:
         workload = Workload(name, options.smoke)
         print(
-            f"\n{name}: {workload.count / 1e6:.2f} million parameters; ms a step, bytes a parameter, "
-            "declared passes and GFLOP"
+            f"\n{name}: {workload.count / 1e6:.2f} million parameters; ms a step, "
+            "bytes a parameter, declared passes and GFLOP"
         )
         print(
-            f"{'optimizer':28} {'plugin':>9} {'AdamW':>9} {'ratio':>7} {'state':>7} {'claim':>7} {'declares':>10}  "
-            "libraries"
+            f"{'optimizer':28} {'plugin':>9} {'AdamW':>9} {'ratio':>7} {'state':>7} {'claim':>7} "
+            f"{'declares':>10}  libraries"
         )
         for record in records("optimizer"):
             if record.distribution != OURS or (options.names and record.bare not in options.names):
