@@ -141,15 +141,18 @@ class ListOptimizer(TypedStateOptimizer):
 
     def _lists(self, group: dict[str, Any]) -> Iterator[Lists]:
         for parameters in parameters_with_gradients(group, self.title):
-            by_count: dict[int, list[Tensor]] = defaultdict(list)
+            steps = []
             for parameter in parameters:
                 state = self.state[parameter]
                 if not state:
                     # On the CPU: read back each step, and that must not wait for the device.
                     state["step"] = torch.zeros((), dtype=torch.float64)
                     state.update(self.new_state(parameter))
-                state["step"] += 1
-                by_count[int(state["step"])].append(parameter)
+                steps.append(state["step"])
+            torch._foreach_add_(steps, 1)
+            by_count: dict[int, list[Tensor]] = defaultdict(list)
+            for parameter, step in zip(parameters, steps, strict=True):
+                by_count[int(step.item())].append(parameter)
             for count, members in by_count.items():
                 first = self.state[members[0]]
                 names = [name for name in first if name not in self.apart]
@@ -211,26 +214,27 @@ def pieces(lists: Lists) -> Iterator[Lists]:
     for owners, rows in _rows(columns):
         weights, grads, *state = ([row[i] for row in rows] for i in range(len(columns)))
         of_pieces = dict(zip(names, state, strict=True))
-        part = replace(
-            lists, weights=weights, grads=grads, state=of_pieces, owners=owners, parameters=()
+        part = Lists(
+            *(lists.group, weights, grads, of_pieces, lists.step, lists.scalars), owners=owners
         )
         yield from in_full_precision(part)
 
 
 def _rows(columns: list[Tensors]) -> Iterator[tuple[list[int], list[tuple[Tensor, ...]]]]:
-    """Tensors that belong together, side by side, in batches of about `PIECE` elements, with
-    the index of the whole tensor that each is of."""
+    """Tensors that belong together, side by side, in batches of at most `PIECE` elements, or of
+    one larger row, with the index of the whole tensor that each is of."""
     owners: list[int] = []
     batch: list[tuple[Tensor, ...]] = []
     size = 0
     for owner, tensors in enumerate(zip(*columns, strict=True)):
         for row in _cut(tensors):
-            owners.append(owner)
-            batch.append(row)
-            size += row[0].numel()
-            if size >= PIECE:
+            count = row[0].numel()
+            if batch and size + count > PIECE:
                 yield owners, batch
                 owners, batch, size = [], [], 0
+            owners.append(owner)
+            batch.append(row)
+            size += count
     if batch:
         yield owners, batch
 

@@ -11,7 +11,7 @@ from torch import nn
 from autotune.plugins import Optimizer
 from autotune.space import Float, Ordinal, Prior, Space
 
-from ._foreach import ListOptimizer, Lists
+from ._foreach import ListOptimizer, Lists, can_fuse
 from ._groups import parameter_groups
 
 
@@ -47,6 +47,20 @@ class LionOptimizer(ListOptimizer):
         updates = torch._foreach_lerp(momenta, lists.grads, 1 - beta1)
         torch._foreach_lerp_(momenta, lists.grads, 1 - beta2)
         torch._foreach_sign_(updates)
+        if can_fuse(lists):  # what is left is plain descent, for which torch has one pass
+            torch._fused_sgd_(
+                weights,
+                updates,
+                [],
+                weight_decay=group["weight_decay"],
+                momentum=0.0,
+                lr=group["lr"],
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,
+            )
+            return
         if group["weight_decay"] != 0:
             torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
