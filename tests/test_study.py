@@ -446,15 +446,17 @@ def test_a_budget_in_seconds_counts_only_while_a_driver_runs(
     clock = before.meta["clock"]
     assert before.trials.at <= clock < 9
     time.sleep(5)
+    began = time.monotonic()
     result = autotune.resume("study", folder=tmp_path, progress=False)
+    spent = time.monotonic() - began
     ats = [event.at for event in result.view.events]
     assert ats == sorted(ats)
     (restarted,) = [event.at for event in result.view.events if isinstance(event, Restarted)]
-    assert 0 <= restarted - clock < 2.5
+    assert 0 <= restarted - clock <= spent  # and not the five seconds between the drivers
     assert result.trials.units > before.trials.units
     assert result.reason is not None
     assert "the 9 s of the budget are spent" in result.reason
-    assert ats[-1] < 9 + 2.5
+    assert ats[-1] <= clock + spent
 
 
 # --- plugins --------------------------------------------------------------------------------
