@@ -80,7 +80,9 @@ def low_rank_space(scale: float = 0.25) -> dict[str, Any]:
     side. The small gaps are for short trials."""
     return {
         "learning_rate": Float(1e-5, 3e-2, log=True, default=5e-3, prior=Prior(5e-3, "low")),
-        "rank": Ordinal((4, 8, 16, 32, 64, 128, 256, 512), default=32, prior=Prior(128, "low")),
+        "rank": Ordinal(
+            (4, 8, 16, 32, 64, 128, 256, 512, 1024), default=32, prior=Prior(128, "low")
+        ),
         "update_projection_gap": Ordinal(
             (20, 50, 100, 200, 500, 1000), default=200, prior=Prior(200, "medium")
         ),

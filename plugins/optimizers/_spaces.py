@@ -24,6 +24,12 @@ def beta2(default: float = 0.999) -> Ordinal:
     return Ordinal((0.95, 0.98, 0.99, 0.999), default=default, prior=Prior(default, "medium"))
 
 
+def wide_beta2(default: float = 0.999) -> Ordinal:
+    """The same for methods that were shown over more of it; ``1 - beta2`` on a log scale."""
+    values = (0.9, 0.95, 0.99, 0.999, 0.9999)
+    return Ordinal(values, default=default, prior=Prior(default, "medium"))
+
+
 def epsilon(default: float = 1e-8, low: float = 1e-10, high: float = 1e-5) -> Float:
     """What is added to a divisor."""
     return Float(low, high, log=True, default=default, prior=Prior(default, "high"))

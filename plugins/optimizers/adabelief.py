@@ -14,6 +14,7 @@ from autotune.space import Float, Ordinal, Prior, Space
 from ._adam import decay, divisors, update_squares
 from ._foreach import ListOptimizer, Lists
 from ._groups import parameter_groups
+from ._spaces import wide_beta2
 
 
 class AdaBeliefOptimizer(ListOptimizer):
@@ -86,10 +87,8 @@ class AdaBelief(Optimizer):
                     1e-5, 1e-1, log=True, default=1e-3, prior=Prior(1e-3, "medium")
                 ),
                 "beta1": Ordinal((0.8, 0.9, 0.95), default=0.9, prior=Prior(0.9, "high")),
-                "beta2": Ordinal(
-                    (0.95, 0.98, 0.99, 0.999), default=0.999, prior=Prior(0.999, "medium")
-                ),
-                "epsilon": Float(1e-16, 1e-8, log=True, default=1e-16, prior=Prior(1e-12, "low")),
+                "beta2": wide_beta2(),
+                "epsilon": Float(1e-16, 1e-8, log=True, default=1e-16, prior=Prior(1e-16, "low")),
                 "weight_decay": Float(
                     1e-5, 0.5, log=True, default=1e-2, prior=Prior(1e-2, "medium")
                 ),

@@ -107,14 +107,22 @@ def _factors(
     of_rows, of_columns = _means_of_squares(parts, whole)
     rows.lerp_(of_rows.add_(SMALLEST), fresh)
     columns.lerp_(of_columns.add_(SMALLEST), fresh)
-    relative = columns / rows.mean(dim=-2, keepdim=True)
-    # the sum of g^2 / (R C^T): a product with a vector, not the whole of u
-    inverse = relative.reciprocal().mT
+    mean = rows.mean(dim=-2, keepdim=True)
+    # the sum of g^2 / (R C^T / mean(R)), in an order in which neither row nor column without
+    # any gradient yet overflows
     if whole is not None:
-        along = whole @ inverse
+        along = _over_columns(whole, columns)
     else:
-        along = torch.cat([piece.square() @ inverse for piece in parts])
-    return rows.rsqrt(), relative.rsqrt_(), along.div_(rows).sum()
+        along = torch.cat([_over_columns(piece.square(), columns) for piece in parts])
+    square = along.div_(rows).mul_(mean).sum()
+    return rows.rsqrt(), (columns / mean).rsqrt_(), square
+
+
+def _over_columns(squares: Tensor, columns: Tensor) -> Tensor:
+    """The sum of ``squares / columns`` over the last dimension, which is kept."""
+    if squares.ndim == 2 and squares.device.type == "cpu":  # one pass
+        return squares @ columns.reciprocal().mT
+    return (squares / columns).sum(-1, keepdim=True)
 
 
 def _parts(*tensors: Tensor) -> list[tuple[Tensor, ...]]:

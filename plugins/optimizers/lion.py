@@ -86,10 +86,10 @@ class Lion(Optimizer):
         return Space(
             {
                 "learning_rate": Float(
-                    1e-5, 1e-2, log=True, default=3e-4, prior=Prior(3e-4, "medium")
+                    1e-6, 1e-2, log=True, default=3e-4, prior=Prior(3e-4, "medium")
                 ),
-                "beta1": Ordinal((0.9, 0.95), default=0.9),
-                "beta2": Ordinal((0.98, 0.99), default=0.99),
+                "beta1": Ordinal((0.9, 0.95), default=0.9, prior=Prior(0.9, "low")),
+                "beta2": Ordinal((0.98, 0.99), default=0.99, prior=Prior(0.99, "low")),
                 "weight_decay": Float(
                     1e-3, 10.0, log=True, default=0.1, prior=Prior(0.1, "medium")
                 ),

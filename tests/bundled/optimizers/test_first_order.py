@@ -15,7 +15,7 @@ from torch import nn
 
 from autotune.plugins import discovery
 from autotune.plugins.conformance import check_all
-from autotune_plugins.optimizers import _adam, _foreach, _momentum, adafactor, adagrad
+from autotune_plugins.optimizers import _adam, _foreach, _momentum, adafactor, adagrad, lion
 
 NAMES = [
     "sgd", "adamw", "lion", "adabelief", "adabound", "adamod", "adafactor", "adam_cm", "adamp",
@@ -350,14 +350,32 @@ def test_pieces_make_no_difference(monkeypatch) -> None:
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13, msg=name)
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (3, 2, 6, 4)])
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e5])
+def test_adafactor_on_inputs_and_units_that_are_dead(shape, size) -> None:
+    """In float32, where ``1 / 1e-30`` times a large mean overflows."""
+    weight = nn.Parameter(torch.ones(shape))
+    optimizer = build("adafactor", [("dead.weight", weight)])
+    alive = gradient("dead", 0, shape).float()
+    alive[..., 0], alive[..., 1, :] = 0.0, 0.0
+    for _ in range(3):
+        weight.grad = alive * size
+        optimizer.step()
+    assert weight.isfinite().all()
+    moved = (weight - weight.detach()[..., 1:2, :]).abs() > 1e-6
+    assert moved.any()
+    assert not moved[..., 0].any()
+    assert not moved[..., 1, :].any()
+
+
 @pytest.mark.parametrize(
-    "name", ["lamb", "adamp", "sgdp", "lars", "perpgrad", "prodigy", "adan", "adagrad"]
+    "name", ["lamb", "adamp", "sgdp", "lars", "lion", "perpgrad", "prodigy", "adan", "adagrad"]
 )
 def test_the_fused_kernels_and_the_list_wise_ones_agree(monkeypatch, name) -> None:
     """The former serve a CPU, the latter other devices and layouts."""
     results, fused = [], []
     for allowed in (True, False):
-        for module in (_adam, _momentum, adagrad):
+        for module in (_adam, _momentum, adagrad, lion):
             answer = partial(fused_if, allowed, fused)
             monkeypatch.setattr(module, "can_fuse", answer)
         parameters = parameters_of(starts())
