@@ -95,7 +95,8 @@ class SANIA(Optimizer):
     gradients, which need a convex loss, is not offered. Paper and author code agree but for the
     floor: the code takes ``max(B, epsilon)`` with 0.1, as here. The step size is taken over all
     parameters together (in the code by group). ``learning_rate`` multiplies the Polyak step, so
-    that schedules act; 1 is the paper's. There is no decay: the loss is assumed to fall to zero by itself.
+    that schedules act; 1 is the paper's. There is no decay: the loss is assumed to fall to zero by
+    itself.
     """
 
     name: ClassVar[str] = "sania"
