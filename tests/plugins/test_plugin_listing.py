@@ -8,6 +8,7 @@ import pytest
 from installed_plugins import HEALTHY, Install
 
 from autotune.cli import main
+from autotune.plugins import discovery
 
 KEYS = {
     *("kind", "name", "status", "summary", "reference", "distribution", "version", "class"),
@@ -125,10 +126,16 @@ def test_check_says_what_is_wrong(capsys: Capture, install: Install) -> None:
     assert "BROKEN  optimizer gone" in capsys.readouterr().out
 
 
-def test_everything_installed_passes(capsys: Capture) -> None:
-    """Every bundled plugin keeps its contract, the engine's own parts as well."""
+def test_everything_installed_passes(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bundled plugin keeps its contract, the engine's own parts as well. Optimizers and
+    schedules, which take minutes, are held to it by their own tests."""
+    records = discovery.records
+    checked = [r for r in records() if r.kind not in ("optimizer", "schedule")]
+    monkeypatch.setattr(
+        discovery, "records", lambda kind=None: checked if kind is None else records(kind)
+    )
     assert main(["plugins", "check"]) == 0, capsys.readouterr().out
     out = capsys.readouterr().out
     assert "FAILED" not in out
     assert "BROKEN" not in out
-    assert out.count("ok      ") >= 27
+    assert out.count("ok      ") == len(checked) >= 27

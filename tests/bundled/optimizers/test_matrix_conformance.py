@@ -2,25 +2,16 @@
 of the check's."""
 
 import pytest
+import test_first_order
 
+from autotune.plugins import discovery
 from autotune.plugins.conformance import CheckReport, check_all, named
 
-NAMES = (
-    "galore",
-    "fira",
-    "natural_galore",
-    "q_galore",
-    "gradnorm_lorp",
-    "muon",
-    "cosmos",
-    "soap",
-    "sam",
-    "sania",
-    "sania_hutchinson",
-    "oasis",
-    "polynomial_preconditioning",
-    "tag",
-)
+NAMES = [
+    record.bare
+    for record in discovery.records("optimizer")
+    if record.distribution == discovery.OURS and record.bare not in test_first_order.NAMES
+]
 
 
 @pytest.fixture(scope="module")
