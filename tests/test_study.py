@@ -457,6 +457,9 @@ def test_a_budget_in_seconds_counts_only_while_a_driver_runs(
     assert result.reason is not None
     assert "the 9 s of the budget are spent" in result.reason
     assert ats[-1] <= clock + spent
+    decided = [event for event in result.view.events if isinstance(event, Decided)]
+    begun = [event.at for event in decided if isinstance(event.decision, Start | Thaw)]
+    assert max(begun) < 9 + 1  # nothing is trained on a budget that is spent
 
 
 # --- plugins --------------------------------------------------------------------------------

@@ -214,9 +214,8 @@ def pieces(lists: Lists) -> Iterator[Lists]:
     for owners, rows in _rows(columns):
         weights, grads, *state = ([row[i] for row in rows] for i in range(len(columns)))
         of_pieces = dict(zip(names, state, strict=True))
-        part = Lists(
-            *(lists.group, weights, grads, of_pieces, lists.step, lists.scalars), owners=owners
-        )
+        group, step, scalars = lists.group, lists.step, lists.scalars
+        part = Lists(group, weights, grads, of_pieces, step, scalars, owners=owners)
         yield from in_full_precision(part)
 
 
