@@ -2,6 +2,7 @@
 
     python -m autotune.pfn.train --data-sets 700000   # two CPU cores that know bfloat16: 2 hours
     python -m autotune.pfn.train --data-sets 10000000 --device cuda   # one GPU: ten minutes
+    python -m autotune.pfn.train --begin-with weights.safetensors --seed 1 --rate 1e-3   # further
 
 It may be stopped at any moment: the same command goes on from the last evaluation, and weights
 are written at each one. The data of step k depend only on the seed and k.
@@ -40,6 +41,7 @@ class Plan:
         data_sets: artificial studies to draw in all; may be changed on resuming.
         tokens: a step's, about.
         rate: the highest learning rate, of both optimizers.
+        begin_with: weights of a finished run to begin with, on data of another seed.
     """
 
     data_sets: int
@@ -48,6 +50,7 @@ class Plan:
     seed: int
     size: Size
     device: torch.device
+    begin_with: Path | None = None
 
 
 class Training:
@@ -57,6 +60,8 @@ class Training:
         torch.manual_seed(plan.seed)
         self.plan = plan
         self.network = CurveNetwork(plan.size).to(plan.device)
+        if plan.begin_with is not None:
+            self.network.load_state_dict(weights.load(plan.begin_with).state_dict())
         self.average = CurveNetwork(plan.size).to(plan.device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
@@ -190,6 +195,8 @@ def run(
             "seed": training.plan.seed,
             "held_out": scores.to_plain(),
         }
+        if training.plan.begin_with is not None:
+            card["begun_with"] = weights.read_header(training.plan.begin_with)["card"]
         weights.save(output, training.average, card)
         output.with_suffix(".md").write_text(weights.model_card(output), encoding="utf-8")
         temporary = folder / "state.partial"
@@ -235,6 +242,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--every", type=int, default=400, help="steps between evaluations")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--begin-with",
+        type=Path,
+        metavar="WEIGHTS",
+        help="train these weights further: give another --seed than theirs, and a lower --rate",
+    )
     arguments = parser.parse_args()
     if not hasattr(torch.optim, "Muon"):
         parser.error(
@@ -246,13 +259,26 @@ def main() -> None:
     if device.type == "cuda":
         # It would plan every new shape for seconds; the flash kernels need no plan.
         torch.backends.cuda.enable_cudnn_sdp(False)
+    size = Size(width=arguments.width, layers=arguments.layers)
+    if arguments.begin_with is not None:
+        try:
+            header = weights.read_header(arguments.begin_with)
+        except ValueError as error:
+            parser.error(f"--begin-with: {error}")
+        size = Size(**header["size"])
+        if header["card"]["seed"] == arguments.seed:
+            parser.error(
+                f"--begin-with {arguments.begin_with}: these weights have seen the data of seed "
+                f"{arguments.seed}: give another --seed"
+            )
     plan = Plan(
         arguments.data_sets,
         arguments.tokens or (70_000 if device.type == "cuda" else 8192),
         arguments.rate,
         arguments.seed,
-        Size(width=arguments.width, layers=arguments.layers),
+        size,
         device,
+        arguments.begin_with,
     )
     training = Training(plan)
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,6 @@ def model_card(path: Path) -> str:
     header = read_header(path)
     card, size = header["card"], header["size"]
     held = card["held_out"]
-    whole = "the whole schedule" if card["data_sets"] >= card["of_data_sets"] else "cut short"
     return f"""# Model card: {path.name}
 
 The weights of the curve network (`autotune.pfn`), which forecasts learning curves of any metric
@@ -95,9 +94,8 @@ from all curves of a study. Written by `python -m autotune.pfn.train`.
 
 - Network: one token a curve, {size["layers"]} layers of width {size["width"]}, {size["heads"]}
   heads, {size["bins"]} bins; float32, {path.stat().st_size / 1e6:.1f} MB.
-- Trained on: {card["data_sets"]:,} artificial studies drawn from `autotune.pfn.prior` with seed
-  {card["seed"]} ({whole}: {card["of_data_sets"]:,} planned), and on no recorded curve.
-- Took {card["minutes"]} minutes on: {card["hardware"]}.
+{_trained(card)}
+- Trained on no recorded curve.
 - On artificial studies held out, means over queries: log-likelihood {held["log_likelihood"]:.3f}
   nats, squared error {held["squared_error"]:.5f}, {held["below_5"]:.1%} of outcomes below the
   5 % quantile, {held["above_95"]:.1%} above the 95 % quantile.
@@ -105,3 +103,14 @@ from all curves of a study. Written by `python -m autotune.pfn.train`.
 - Limits: it sees {SLOTS} hyperparameters at once, forecasts within the horizon only, and its
   histogram has {size["bins"]} bins on the scaled metric.
 """
+
+
+def _trained(card: Mapping[str, Any]) -> str:
+    """A line of the model card for every run that trained these weights, the first one first."""
+    whole = "the whole schedule" if card["data_sets"] >= card["of_data_sets"] else "cut short"
+    drawn = f"{card['data_sets']:,} artificial studies drawn from `autotune.pfn.prior` with seed"
+    line = f"""- Trained on: {drawn}
+  {card["seed"]} ({whole}: {card["of_data_sets"]:,} planned), in {card["minutes"]} minutes on:
+  {card["hardware"]}."""
+    begun_with = card.get("begun_with")
+    return line if begun_with is None else f"{_trained(begun_with)}\n{line}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,33 @@ def test_weights_load_and_forecast_the_same(tmp_path: Path) -> None:
     text = (tmp_path / "weights.md").read_text()
     assert f"{training.data_sets:,} artificial studies" in text
     assert set(card["held_out"]) == {"log_likelihood", "squared_error", "below_5", "above_95"}
+
+
+def test_weights_are_trained_further(tmp_path: Path) -> None:
+    first = finished(tmp_path / "first", data_sets=3000, every=1000)
+    begun = tmp_path / "first" / "weights.safetensors"
+    further = train.Training(replace(plan(seed=1), begin_with=begun))
+    for mine, theirs in zip(further.network.parameters(), first.average.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    folder = tmp_path / "further"
+    folder.mkdir()
+    train.run(further, folder, 1000, folder / "weights.safetensors", lambda line: None)
+    card = weights.read_header(folder / "weights.safetensors")["card"]
+    assert card["begun_with"]["data_sets"] == first.data_sets
+    text = (folder / "weights.md").read_text()
+    assert text.index(f"{first.data_sets:,} artificial") < text.index(f"{further.data_sets:,} art")
+
+
+def test_weights_are_not_trained_on_what_they_have_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path)
+    begun = str(tmp_path / "weights.safetensors")
+    folder = str(tmp_path / "further")
+    monkeypatch.setattr("sys.argv", ["train", "--begin-with", begun, "--folder", folder])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "have seen the data of seed 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\x08\0\0\0\0\0\0\0{}      "])
