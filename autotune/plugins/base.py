@@ -30,6 +30,9 @@ class ModelInfo:
         layer_types: count of modules by class name, e.g. ``{"Linear": 3, "BatchNorm2d": 2}``.
         parameter_shapes: shape of every parameter by its dotted name.
         classification: whether the model returns class logits of shape (batch, classes).
+        class_targets: whether every target is the index of a class, of which the model returns
+            logits: (batch, classes), or (batch, ..., classes) or (batch, classes, ...), as of
+            language models and of segmentation.
         shifted: whether the task has a shifted stream to adapt to.
         head: name prefixes of freshly initialised parts that train under every adapter.
         forward_flops: floating-point operations of a forward pass, a sample; 0 where unknown.
@@ -41,6 +44,7 @@ class ModelInfo:
     layer_types: Mapping[str, int]
     parameter_shapes: Mapping[str, tuple[int, ...]]
     classification: bool = True
+    class_targets: bool = True
     shifted: bool = True
     head: tuple[str, ...] = ()
     forward_flops: float = 0.0

@@ -157,8 +157,7 @@ class TorchTask(Task):
         return TorchRun(self, configuration, context)
 
     def model_info(self, configuration: Configuration) -> ModelInfo:
-        """Facts about the model of an architecture, and whether it classifies: whether its
-        outputs are (batch, classes) and its targets class indices (batch,)."""
+        """Facts about the model of an architecture, and of its outputs beside the targets."""
         architecture = _architecture(configuration)
         data = self.data_of(configuration)
         with isolated(derive_seed("model_info"), torch.device("cpu")):
@@ -170,17 +169,13 @@ class TorchTask(Task):
             if transfers:
                 growth(module, self.reference(configuration))
             flops = _forward_flops(module, inputs) / min(2, len(tensors_of(targets)[0]))
+        class_targets = name_classes(targets, outputs)
         return ModelInfo(
             pretrained=self.pretrained is not None,
             layer_types=Counter(type(part).__name__ for part in module.modules()),
             parameter_shapes={name: tuple(p.shape) for name, p in module.named_parameters()},
-            classification=(
-                isinstance(outputs, Tensor)
-                and isinstance(targets, Tensor)
-                and outputs.ndim == 2
-                and targets.ndim == 1
-                and not targets.is_floating_point()
-            ),
+            classification=class_targets and outputs.ndim == 2,
+            class_targets=class_targets,
             shifted=bool(data.shifted),
             head=self.head,
             forward_flops=flops,
@@ -302,6 +297,17 @@ def _look(module: nn.Module, inputs: Any) -> Any:
     for part, training in modes.items():
         part.training = training
     return outputs
+
+
+def name_classes(targets: Any, outputs: Any) -> bool:
+    """Whether the targets are class indices, one for each of the model's rows of logits."""
+    if not (isinstance(targets, Tensor) and isinstance(outputs, Tensor)):
+        return False
+    if targets.is_floating_point() or targets.dtype == torch.bool:
+        return False
+    if outputs.ndim != targets.ndim + 1:
+        return False
+    return targets.shape in (outputs.shape[:-1], outputs.shape[:1] + outputs.shape[2:])
 
 
 def _forward_flops(module: nn.Module, inputs: Any) -> float:

@@ -157,7 +157,7 @@ class PerpGrad(Optimizer):
     @classmethod
     def supports(cls, model_info: ModelInfo) -> str | None:
         """StableMax stands in for a softmax over classes."""
-        if not model_info.classification:
+        if not model_info.class_targets:
             return "its StableMax loss needs a model that returns class logits"
         return super().supports(model_info)
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from autotune.plugins import ModelInfo, Optimizer
+from autotune.plugins import Optimizer
 from autotune.space import Categorical, Float, Prior, Space
 
 from . import _spaces
@@ -86,10 +86,11 @@ def _remembered(b: float, task: int, state: dict[str, Any]) -> Tensor:
 class TAG(Optimizer):
     """Shorter steps where the present task disagrees with earlier ones, longer where it agrees.
 
-    For a stream of tasks, which a `TorchTask` is not: on one task it is RMSProp, Adam or AdaGrad
-    without decay, and is left out of spaces. In a training loop of your own (`Trainable`), call
+    Made for a stream of tasks. A `TorchTask` is one task, on which it is RMSProp, Adam or AdaGrad
+    without decay, and ``b`` does nothing. In a training loop of your own (`Trainable`), call
     ``begin_task`` of the optimizer that `build` gives wherever a new task begins. Paper and
-    author code agree; the code counts Adam's bias correction by epoch, this by task.
+    author code agree; the code counts Adam's bias correction by epoch, this by task. Its
+    remembered tasks are gone through tensor by tensor.
     """
 
     name: ClassVar[str] = "tag"
@@ -111,14 +112,6 @@ class TAG(Optimizer):
                 "beta2": _spaces.beta2(0.99),
                 "epsilon": _spaces.epsilon(),
             }
-        )
-
-    @classmethod
-    def supports(cls, model_info: ModelInfo) -> str | None:
-        """No model of a `TorchTask`, which trains on one task."""
-        return (
-            "it tells the tasks of a stream apart, and here is one task, on which it is plain "
-            "RMSProp, Adam or AdaGrad; use it in a loop of your own"
         )
 
     def build(self, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:

@@ -16,7 +16,7 @@ from autotune.plugins import TTA
 from autotune.train import Data, RunContext, TaskError, TorchTask
 from autotune.train.data import TensorPairs
 from autotune.train.evaluation import score, time_prediction
-from autotune.train.torch_task import installed_plugin
+from autotune.train.torch_task import installed_plugin, name_classes
 
 
 def trained(units: int = 3, **further: Any) -> Any:
@@ -260,6 +260,7 @@ def test_language_models() -> None:
     assert run.evaluate({}, "select")["shifted_accuracy"] > 0.9
     info = task.model_info(chosen)
     assert info.classification is False
+    assert info.class_targets is True
     assert info.pretrained is False
     assert info.has("GRU")
 
@@ -279,6 +280,24 @@ def test_model_info_tells_what_plugins_ask() -> None:
     for name in ("lora", "pissa", "series_bottleneck"):
         assert installed_plugin("adapter", name).supports(info) is not None
     assert installed_plugin("adapter", "full").supports(info) is None
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "expected"),
+    [
+        ((4, 3), torch.zeros(4, dtype=torch.long), True),
+        ((4, 7, 3), torch.zeros(4, 7, dtype=torch.int32), True),
+        ((4, 3, 5, 6), torch.zeros(4, 5, 6, dtype=torch.uint8), True),
+        ((4, 3), torch.zeros(4), False),
+        ((4, 3), torch.zeros(4, dtype=torch.bool), False),
+        ((4,), torch.zeros(4, dtype=torch.long), False),
+        ((4, 3), torch.zeros(4, 3, dtype=torch.long), False),
+        ((4, 5, 3), torch.zeros(4, 6, dtype=torch.long), False),
+        ((4, 3), [torch.zeros(4, dtype=torch.long)], False),
+    ],
+)
+def test_targets_that_name_classes(outputs: tuple[int, ...], targets: Any, expected: bool) -> None:
+    assert name_classes(targets, torch.zeros(outputs)) is expected
 
 
 def test_scores_need_samples() -> None:

@@ -27,6 +27,7 @@ STRANGE_MODELS = (
         layer_types={"Exotic": 1},
         parameter_shapes={"w": (3,)},
         classification=False,
+        class_targets=False,
         shifted=False,
     ),
 )

@@ -42,7 +42,7 @@ def test_stablemax_of_sequences(shape) -> None:
 def test_stablemax_refuses_what_is_no_class() -> None:
     with pytest.raises(PluginError, match="needs logits of shape"):
         stablemax_cross_entropy(torch.zeros(4, 3), torch.zeros(4, 3))
-    info = ModelInfo(False, {}, {}, classification=False)
+    info = ModelInfo(False, {}, {}, class_targets=False)
     assert "class logits" in str(PerpGrad.supports(info))
 
 
