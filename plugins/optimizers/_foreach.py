@@ -255,6 +255,24 @@ def totals(found: Iterable[tuple[int, Tensor]], count: int) -> Tensor:
     return torch.stack([torch.stack(by_owner[owner]).sum() for owner in range(count)])
 
 
+def overall(numbers: Sequence[Tensor]) -> float:
+    """The sum, in float64, of tensors of one number each; 0 of none. Waits for a device once, not
+    once a number."""
+    if not numbers:
+        return 0.0
+    device = numbers[0].device
+    return torch.stack([number.to(device, torch.float64) for number in numbers]).sum().item()
+
+
+def joint_norm(tensors: Tensors) -> float:
+    """The length of all tensors together; 0 of none. Those of half precision are measured in
+    float32, or a long one were infinite."""
+    if not tensors:
+        return 0.0
+    wide = [tensor.float() if tensor.dtype in LOW_PRECISION else tensor for tensor in tensors]
+    return overall([norm.double().square() for norm in torch._foreach_norm(wide)]) ** 0.5
+
+
 def can_fuse(lists: Lists) -> bool:
     """Whether torch's fused kernels serve these lists: they go through the memory in order, so
     the tensors must be laid out in order. On a CPU only; elsewhere the list-wise kernels are

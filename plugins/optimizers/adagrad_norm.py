@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autotune.plugins import Optimizer
 from autotune.space import Space
 
-from ._foreach import LOW_PRECISION, ListOptimizer, Lists, Tensors, in_full_precision
+from ._foreach import ListOptimizer, Lists, in_full_precision, joint_norm
 from ._groups import parameter_groups
 from ._spaces import epsilon, learning_rate
 
@@ -38,8 +38,7 @@ class AdaGradNormOptimizer(ListOptimizer):
 
     def take_step(self, everything: list[Lists]) -> None:
         """One step over all parameters that have a gradient."""
-        norms = [norm for lists in everything for norm in torch._foreach_norm(_wide(lists.grads))]
-        square = sum(norm.item() ** 2 for norm in norms)
+        square = joint_norm([grad for lists in everything for grad in lists.grads]) ** 2
         # The largest, since a parameter that had no gradient before begins at zero; written to
         # all, so that those without a gradient now miss nothing.
         sums = [state["sum"] for state in self.state.values() if "sum" in state]
@@ -50,11 +49,6 @@ class AdaGradNormOptimizer(ListOptimizer):
             rate = float(lists.group["lr"]) / (total**0.5 + lists.group["eps"])
             for part in in_full_precision(lists):
                 torch._foreach_add_(part.weights, part.grads, alpha=-rate)
-
-
-def _wide(grads: Tensors) -> Tensors:
-    """Gradients whose norms do not overflow: those of half precision as float32."""
-    return [grad.float() for grad in grads] if grads[0].dtype in LOW_PRECISION else grads
 
 
 class AdaGradNorm(Optimizer):

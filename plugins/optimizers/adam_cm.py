@@ -14,7 +14,7 @@ from autotune.plugins import Optimizer
 from autotune.space import Ordinal, Prior, Space
 
 from ._adam import MOMENTS, adamw_step
-from ._foreach import ListOptimizer, Lists, Tensors
+from ._foreach import ListOptimizer, Lists, Tensors, joint_norm
 from ._groups import parameter_groups
 from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
 
@@ -72,10 +72,7 @@ class AdamCMOptimizer(ListOptimizer):
 
     def take_step(self, everything: list[Lists]) -> None:
         """The step, with the norm of the gradient of all parameters as priority."""
-        norms = [norm for lists in everything for norm in torch._foreach_norm(lists.grads)]
-        if not norms:
-            return
-        norm = torch.stack([norm.double().cpu() for norm in norms]).norm().item()
+        norm = joint_norm([grad for lists in everything for grad in lists.grads])
         super().take_step([part for lists in everything for part in self._with_places(lists, norm)])
 
     def _with_places(self, lists: Lists, norm: float) -> Iterator[Lists]:

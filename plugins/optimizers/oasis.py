@@ -13,6 +13,7 @@ from autotune.space import Categorical, Float, Ordinal, Prior, Space
 
 from ._cost import Shapes
 from ._curvature import Draws, HutchinsonOptimizer, evaluate
+from ._foreach import overall
 from ._groups import parameter_groups
 from ._matrix import wide
 
@@ -96,7 +97,7 @@ class OASISOptimizer(HutchinsonOptimizer):
 def _norm(vectors: _Tensors, weights: _Tensors) -> float:
     """``sqrt(sum of weight * vector^2)`` over all parameters."""
     terms = torch._foreach_mul(torch._foreach_mul(vectors, vectors), weights)
-    return sum(term.sum(dtype=torch.float64).item() for term in terms) ** 0.5
+    return overall([term.sum(dtype=torch.float64) for term in terms]) ** 0.5
 
 
 class OASIS(Optimizer):

@@ -14,7 +14,7 @@ from autotune.space import Choice, Float, Prior, Space
 from . import _spaces
 from ._cost import Shapes
 from ._curvature import evaluate
-from ._foreach import gradients, parameters_with_gradients
+from ._foreach import gradients, joint_norm, parameters_with_gradients
 from ._groups import can_fuse, parameter_groups
 
 
@@ -37,8 +37,7 @@ class SharpnessAware(torch.optim.Optimizer):
         ]
         weights = [parameter for _, parameters in lists for parameter in parameters]
         kept = [weight.clone() for weight in weights]
-        norms = torch._foreach_norm(gradients(weights))
-        norm = torch.stack([part.double().to(norms[0].device) for part in norms]).norm().item()
+        norm = joint_norm(gradients(weights))
         for rho, parameters in lists:
             radius = rho / norm if norm > 0 else 0.0
             torch._foreach_add_(parameters, gradients(parameters), alpha=radius)

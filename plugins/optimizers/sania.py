@@ -14,7 +14,7 @@ from autotune.space import Choice, Float, Prior, Space
 from . import _spaces
 from ._adam import update_squares
 from ._curvature import evaluate
-from ._foreach import ListOptimizer, Lists, Tensors, dots, pieces
+from ._foreach import ListOptimizer, Lists, Tensors, dots, overall, pieces
 from ._groups import parameter_groups
 
 
@@ -43,8 +43,7 @@ class SANIAOptimizer(ListOptimizer):
         loss = float(evaluate(closure, self.title))
         everything = [lists for group in self.param_groups for lists in self._lists(group)]
         measured = [_gather(part) for lists in everything for part in pieces(lists)]
-        product = sum(terms.item() for terms in measured)
-        size = polyak_size(loss, product)
+        size = polyak_size(loss, overall(measured))
         for lists in everything:
             for part in pieces(lists):
                 rate = -float(part.group["lr"]) * size

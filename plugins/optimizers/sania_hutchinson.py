@@ -13,6 +13,7 @@ from autotune.space import Float, Ordinal, Prior, Space
 
 from ._cost import Shapes
 from ._curvature import HutchinsonOptimizer, evaluate
+from ._foreach import overall
 from ._groups import parameter_groups
 from ._matrix import wide
 from .sania import polyak_size
@@ -43,7 +44,7 @@ class HutchinsonSANIAOptimizer(HutchinsonOptimizer):
         diagonals = self.diagonals(parameters, graphs, self.param_groups[0]["eps"])
         directions = torch._foreach_div(slopes, diagonals)
         terms = torch._foreach_mul(slopes, directions)
-        size = polyak_size(loss, sum(term.sum(dtype=torch.float64).item() for term in terms))
+        size = polyak_size(loss, overall([term.sum(dtype=torch.float64) for term in terms]))
         for (group, parameter), direction in zip(pairs, directions, strict=True):
             parameter.add_(direction, alpha=-float(group["lr"]) * size)
         return loss
