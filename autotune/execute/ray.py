@@ -38,7 +38,7 @@ from autotune.plugins.execution import (
 )
 
 _STARTS = 3
-"""A worker that dies this often before it is ready will not come up at all."""
+"""A worker that dies this often before it is ready, and no node with it, will not come up."""
 
 _PAUSE = 30.0
 """Seconds before such a worker is tried again, while others work."""
@@ -230,7 +230,7 @@ class Ray(Pool[Handle]):
                 f"died: {text}"
             )
             self._pending.append(WorkerLost(worker.job.identifier, lost))
-        if not worker.ready:
+        if not worker.ready and not worker.node_left:
             failed = self._failed_starts[worker.number] = (
                 self._failed_starts.get(worker.number, 0) + 1
             )

@@ -80,6 +80,7 @@ class Handle:
     def open(self, seconds: float, *orders: Any) -> None:
         """Have all actors import the task; `seconds` is how long that may take."""
         self.deadline = time.monotonic() + seconds
+        self._nodes = alive_nodes(self._ray)
         size = 1 + len(self.others)
         meeting = self.lead.meet.remote(size) if self.others else None
         self._opening = [
@@ -87,6 +88,11 @@ class Handle:
             for rank, actor in enumerate([self.lead, *self.others])
         ]
         self._lead_opening = self._opening[0]
+
+    @property
+    def node_left(self) -> bool:
+        """Whether a node has left the cluster since this worker was started: maybe its own."""
+        return not self._nodes <= alive_nodes(self._ray)
 
     def answered(self, source: Any, answer: dict[str, Any]) -> bool:
         """Take in how an actor opened; whether all have."""
@@ -144,3 +150,8 @@ class Handle:
         if self._place is not None:
             with suppress(Exception):
                 self._ray.util.remove_placement_group(self._place)
+
+
+def alive_nodes(ray: Any) -> frozenset[str]:
+    """Identifiers of the cluster's nodes."""
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])

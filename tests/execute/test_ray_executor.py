@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import execute_tasks
 import pytest
@@ -19,6 +20,7 @@ from jobs import context, evaluate, finish, go_on, train, without_times
 
 from autotune.execute.local import Local
 from autotune.execute.ray import Ray
+from autotune.execute.ray_handle import Handle
 from autotune.plugins import PluginError
 from autotune.plugins.execution import Done, EvaluateJob, Oversize, TrainJob, Unit, WorkerLost
 from autotune.train.task import TaskError
@@ -312,7 +314,7 @@ def test_a_worker_that_does_not_come_up_is_tried_again_later(
     monkeypatch.setattr("autotune.execute.ray._PAUSE", 0.0)
 
     def worker(number: int, ready: bool) -> Any:
-        rest = {"job": None, "overdue": float("inf"), "kill": lambda: None}
+        rest = {"job": None, "overdue": float("inf"), "kill": lambda: None, "node_left": False}
         return SimpleNamespace(number=number, ready=ready, deadline=0.0, **rest)
 
     works = worker(0, ready=True)
@@ -331,3 +333,28 @@ def test_a_worker_that_does_not_come_up_is_tried_again_later(
     executor._workers = [worker(1, ready=False)]
     with pytest.raises(PluginError, match="workers do not come up: no such module"):
         executor._bury(executor._workers[-1], "no such module")
+
+
+def test_workers_that_die_with_their_nodes_are_started_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However often before they are ready: that says nothing about whether they can come up."""
+    executor, started = Ray(), []
+    monkeypatch.setattr(executor, "_start", started.append)
+    worker = SimpleNamespace(number=0, ready=False, job=None, kill=lambda: None, node_left=True)
+    for _ in range(10):
+        executor._workers = [worker]
+        executor._bury(worker, "its node has died")
+    assert started == [0] * 10
+
+
+def test_a_worker_knows_whether_a_node_has_left() -> None:
+    nodes = [{"NodeID": "head", "Alive": True}, {"NodeID": "other", "Alive": True}]
+    cluster = MagicMock()
+    cluster.nodes.side_effect = lambda: nodes
+    handle = Handle(cluster, 0, {"num_cpus": 1.0, "num_gpus": 0.0}, team=1)
+    handle.open(1.0)
+    nodes.append({"NodeID": "third", "Alive": True})
+    assert not handle.node_left
+    nodes[1] = {"NodeID": "other", "Alive": False}
+    assert handle.node_left
