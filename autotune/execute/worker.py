@@ -13,7 +13,6 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
@@ -206,13 +205,8 @@ class JobRunner:
             begin, source = job.begin, job.source
         team = self._team if isinstance(job, TrainJob) else None
         context = RunContext(job.seed, job.horizon, self._device, self._folder, team)
-        if checkpoint is None:
-            content, run = None, self._task.open(job.configuration, context)
-        else:
-            with ThreadPoolExecutor(1, "load") as helper:
-                loading = helper.submit(self._store.load, checkpoint)
-                run = self._task.open(job.configuration, context)
-            content = loading.result()
+        content = None if checkpoint is None else self._store.load(checkpoint)
+        run = self._task.open(job.configuration, context)
         exact = True
         if content is not None:
             if content.get("format") != FORMAT:

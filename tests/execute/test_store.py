@@ -122,25 +122,18 @@ def test_what_a_killed_writer_left_is_swept_and_never_listed(store: CheckpointSt
     assert [stored.name for stored in store.list()] == [name]
 
 
-def test_the_file_and_its_folder_are_flushed_before_the_name_is_returned(
+def test_the_file_is_flushed_under_its_name_before_that_is_returned(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
-    sync, rename = os.fsync, Path.rename
+    flushed: list[str] = []
+    sync = os.fsync
 
     def fsync(descriptor: int) -> None:
-        folder = Path(f"/proc/self/fd/{descriptor}").resolve() == store.folder.resolve()
-        done.append("sync folder" if folder else "sync file")
+        flushed.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
         sync(descriptor)
 
-    def renamed(path: Path, target: Path) -> Path:
-        done.append("rename")
-        return rename(path, target)
-
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "rename", renamed)
-    store.save(0, 1, content())
-    assert done == ["sync file", "rename", "sync folder"]
+    assert flushed == [store.save(0, 1, content()).name]
 
 
 @pytest.fixture
@@ -186,6 +179,20 @@ def test_other_errors_of_the_disk_are_said_too(
     with pytest.raises(StoreError, match="Input/output error"):
         store.save(0, 1, content())
     assert list(store.folder.iterdir()) == []
+
+
+def test_saving_again_what_is_there_loses_nothing_where_the_disk_refuses(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = store.save(0, 1, content()).name
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StoreError, match="Input/output error"):
+        store.save(0, 1, content())
+    assert store.intact(name)
 
 
 def test_bytes_of_a_checkpoint_travel(store: CheckpointStore) -> None:
