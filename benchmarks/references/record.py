@@ -19,6 +19,10 @@ SAME_FORMULA = 1e-10
 """Largest relative difference where both sides compute the same formula in float64."""
 
 
+SEED = 0
+"""What torch's global generator is seeded with before the plugin's run."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """An optimizer's reference.
@@ -26,14 +30,16 @@ class Reference:
     Args:
         source: the paper and its equations or algorithm, or the library and its version.
         trajectory: yields the weights after each step of a problem.
-        differences: where the paper and the authors' code differ, and which is followed.
+        differences: where the paper and the authors' code, or the libraries, differ, and which is
+            followed; what both leave open, and what is done here. As in the plugin's docstring.
         problems: names of the problems to go through.
         settings: hyperparameters set in every configuration, dotted, so that what the method
             does once in hundreds of steps happens within fifty.
         tolerance, reason: the largest relative difference allowed, and why where it is not
             `SAME_FORMULA`.
         drive: what a user's loop tells the plugin's optimizer before a step.
-        skipped: hyperparameters that keep one value, and why their others cannot be compared.
+        skipped: hyperparameters that keep one value, or parts of the method that no problem
+            reaches, and why.
     """
 
     source: str

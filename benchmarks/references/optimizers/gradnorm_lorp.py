@@ -11,7 +11,8 @@ from references.subspace import Subspace, leading, projected
 
 def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
     """W = norm * direction by rows (eq. 1 of arXiv 2412.19616); Adam on the norms, Adam in the
-    leading subspace of the directions' gradient (eqs. 4-7). The rest goes through Adam."""
+    leading subspace of the directions' gradient (eqs. 4-7). The rest goes through Adam. Decay
+    comes before that, as AdamW's."""
     weights, b1, b2 = problem.weights(), h["beta1"], h["beta2"]
     spaces: dict[str, Subspace] = {}
     m: Weights = {}
@@ -29,6 +30,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
             g = gradients[name]
             decay = h["weight_decay"] if decayed(w) else 0.0
             if projected(w):
+                w = (1 - rate * decay) * w
                 norm = w.norm(dim=1, keepdim=True)
                 direction = w / norm
                 along = (direction * g).sum(dim=1, keepdim=True)
@@ -39,8 +41,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
                 update = space.back(adam(name, space.project(across), t))
                 direction = direction - rate * h["scale"] * update
                 norm = norm - rate * adam(name + " norm", along, t)
-                new = norm * direction / direction.norm(dim=1, keepdim=True)
-                weights[name] = (1 - rate * decay) * new
+                weights[name] = norm * direction / direction.norm(dim=1, keepdim=True)
             else:
                 weights[name] = (1 - rate * decay) * w - rate * adam(name, g, t)
         yield dict(weights)
@@ -50,10 +51,12 @@ REFERENCE = Reference(
     source="Huang et al. 2025 (arXiv 2412.19616), eqs. 1-7 (weight normalisation as Salimans & "
     "Kingma 2016, eq. 3), in the frame of GaLore's Algorithm 2",
     trajectory=trajectory,
-    differences="The paper also factors the weights' change into two low-rank matrices, which an "
-    "optimizer cannot; its code does not either. The code takes the directions' gradient without "
-    "the norm in front, or without the part along the direction removed, and keeps directions "
-    "of its own that it never writes back; here both follow from W in every step.",
+    differences="The paper's change of parameters is followed: the code takes the directions' "
+    "gradient without the norm in front in one file, without the part along the direction removed "
+    "in another, and keeps directions of its own, in one file never written back; here directions "
+    "and norms follow from W in every step. The paper projects from both sides in one place, from "
+    "one in its memory table and code (followed). The paper has no decay, the code decays after "
+    "the step; here before it, as AdamW. The paper's two low-rank factors are an adapter's "
+    "affair.",
     settings={"rank": 3, "update_projection_gap": 7},
-    skipped={"weight_decay": "the paper has none, and what it acts on is not settled"},
 )

@@ -1,4 +1,4 @@
-"""Orthogonal gradient, from eq. 7 of its paper, before AdamW."""
+"""Orthogonal gradient, from eq. 12 of its paper, before AdamW."""
 
 from collections.abc import Iterator
 
@@ -28,8 +28,10 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 
 
 REFERENCE = Reference(
-    source="Prieto et al. 2025 (arXiv 2501.04697), eq. 7, before AdamW",
+    source="Prieto et al. 2025 (arXiv 2501.04697), eq. 12, before AdamW",
     trajectory=trajectory,
-    differences="The code scales the projected gradient to the norm it had, the paper does not: "
-    "a choice here. The StableMax loss is the training loop's and not compared.",
+    differences="The code scales the projected gradient to the norm it had (the default here), "
+    "the paper does not (rescale=False). The paper writes the projection for all weights "
+    "together, the code (followed) does it tensor by tensor.",
+    skipped={"loss": "StableMax is minimised by the training loop, not by the optimizer"},
 )
