@@ -25,7 +25,7 @@ class Subspace:
 
 def leading(gradient: Tensor, rank: int) -> Subspace:
     """The leading singular vectors on the shorter side (GaLore, section 3.3: P if m <= n, else Q;
-    the authors' code, followed, takes Q where m = n).
+    the authors' code, which is followed, takes Q where m = n).
 
     A singular vector's sign is arbitrary, and matters where moments outlive a refresh: the entry
     of largest magnitude is made positive.

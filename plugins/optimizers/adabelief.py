@@ -64,8 +64,8 @@ class AdaBeliefOptimizer(ListOptimizer):
 class AdaBelief(Optimizer):
     """Large steps where the gradient is as expected, small ones where it surprises.
 
-    Follows the paper's algorithm 2 with decoupled decay. The author package (0.2) adds
-    RAdam's rectification by default; the paper's results are without it, and so is this. The
+    Follows the paper's algorithm 2, with decoupled decay as the author package has it. The
+    package (0.2) adds RAdam's rectification by default; the paper is followed, without it. The
     paper's ``epsilon`` is 1e-8 on images, the package's default 1e-16; since it is added to a
     squared quantity each step, it matters more than Adam's and is worth tuning.
     """

@@ -84,10 +84,11 @@ class AdaBoundOptimizer(ListOptimizer):
 class AdaBound(Optimizer):
     """Adam at first, gradient descent with momentum in the end.
 
-    Follows the authors' code: it corrects Adam's biases and does not divide the rate by the
-    square root of the step, where the paper's algorithm 2 has it the other way round (the
-    paper says in section 4 that the root is for the proof). The weight decay is the authors'
-    too: added to the gradient, not decoupled.
+    Follows the authors' code: it corrects Adam's biases, adds epsilon and does not divide the
+    rate by the square root of the step, where the paper's algorithm 2 has it the other way round
+    (the paper says in section 4 that the root is for the proof); and its ``gamma`` is free,
+    where the paper has ``1 - beta2``. The weight decay is the code's too: added to the gradient,
+    not decoupled.
     """
 
     name: ClassVar[str] = "adabound"

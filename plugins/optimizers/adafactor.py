@@ -153,8 +153,8 @@ class Adafactor(Optimizer):
     The paper's algorithm without momentum, as ``torch.optim.Adafactor`` has it: ``lr`` caps the
     relative step, and weight decay, which the paper does not have, is decoupled. Kernels of
     convolutions are factored over their last two dimensions, as torch does. Where gradients
-    vanish torch bounds the second average below by its type's precision; here the paper's
-    1e-30 is added to the squares.
+    vanish torch bounds the second average below by its type's precision; the paper is followed,
+    which adds 1e-30 to the squares.
     """
 
     name: ClassVar[str] = "adafactor"

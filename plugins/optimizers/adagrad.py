@@ -17,8 +17,8 @@ from ._spaces import epsilon, learning_rate
 
 
 class AdaGradOptimizer(ListOptimizer):
-    """``G += g^2`` and ``w -= lr * g / (sqrt(G) + eps)``, as torch.optim.Adagrad, which however
-    adds up in half precision where parameters are of it.
+    """``G += g^2`` and ``w -= lr * g / (sqrt(G) + eps)``, as torch.optim.Adagrad; but ``G`` of
+    parameters in half precision is float32, where torch's is of half precision too.
 
     Args:
         parameters: parameters or groups of them.

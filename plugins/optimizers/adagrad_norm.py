@@ -18,7 +18,7 @@ from ._spaces import epsilon, learning_rate
 
 class AdaGradNormOptimizer(ListOptimizer):
     """``b^2 += |g|^2`` with ``g`` the gradient of all parameters together, and ``w -= lr * g /
-    (b + eps)`` (Ward, Wu, Bottou, algorithm 1; ``b`` begins at 0, and `eps` is as in AdaGrad).
+    (b + eps)`` (Ward, Wu, Bottou, algorithm 1); ``b`` begins at 0.
 
     Args:
         parameters: parameters or groups of them.
@@ -53,6 +53,9 @@ class AdaGradNormOptimizer(ListOptimizer):
 
 class AdaGradNorm(Optimizer):
     """Gradient descent whose one rate finds its own size.
+
+    The paper begins ``b^2`` above 0 and divides by ``b`` alone; here it begins at 0, and epsilon
+    is added to ``b``, as in AdaGrad.
 
     With the schedule ``norm_test`` it is AdAdaGradNorm, whose batches grow.
     """

@@ -135,10 +135,12 @@ def _places(memory: Tensor) -> int:
 class AdamCM(Optimizer):
     """Adam that overshoots sharp minima by adding up its largest momenta so far.
 
-    Follows the paper. The authors' code takes no step at first and remembers the first gradient
-    itself in the place of its momentum, adds up the norms of tensors within each parameter
-    group, and offers layer-wise priorities and a queue besides; here the priority is the norm
-    of the whole gradient. The memory costs `capacity` times the parameters.
+    Follows the paper, with a momentum entering the memory after the mean is taken and with
+    decoupled decay, as in the authors' code. That code takes no step at first and remembers the
+    first gradient itself in the place of its momentum, adds up the norms of tensors within each
+    parameter group, and offers layer-wise priorities and a queue besides; here, as in the paper,
+    the priority is the norm of the whole gradient. The memory costs `capacity` times the
+    parameters.
     """
 
     name: ClassVar[str] = "adam_cm"

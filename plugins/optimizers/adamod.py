@@ -68,7 +68,8 @@ class AdaMod(Optimizer):
 
     Follows the paper, where the mean's bias is corrected outside the bound. The authors' code
     puts ``1 / (1 - beta1^t)`` inside: at first its rates are larger by that factor, and so is
-    the bound. The weight decay is decoupled, as in the code and the paper's experiments.
+    the bound; and it adds epsilon before the bias correction of ``v``, the paper (followed) after
+    it. The weight decay is decoupled, as in the code and the paper's experiments.
     """
 
     name: ClassVar[str] = "adamod"

@@ -88,8 +88,9 @@ class AdamP(Optimizer):
     """Adam without the part of its step that only lengthens the weights.
 
     Where weights are followed by a normalisation their length does nothing but lower the
-    effective rate, and momentum lengthens them. As in the authors' code channels (the first
-    dimension) are tested before whole tensors, and tensors of one dimension not at all.
+    effective rate, and momentum lengthens them. The paper tests one cosine; the authors' code is
+    followed: channels (the first dimension) are tested before whole tensors, and tensors of one
+    dimension not at all, 1e-8 is added to norms, and the decay of projected weights is weaker.
     """
 
     name: ClassVar[str] = "adamp"

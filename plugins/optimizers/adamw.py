@@ -17,10 +17,10 @@ from ._groups import can_fuse, parameter_groups
 class AdamW(Optimizer):
     """Adam with decoupled weight decay.
 
-    The decay of a step is ``lr * weight_decay * w`` with the scheduled rate, as in torch and
-    in the paper's algorithm 2 where ``lr`` is its ``eta_t * alpha`` (in the paper the decay is
-    multiplied by ``eta_t`` alone; a ``weight_decay`` here is the paper's divided by
-    ``alpha``). The range of ``epsilon`` follows Choi et al. (arXiv 1910.05446).
+    The decay of a step is ``lr * weight_decay * w`` with the scheduled rate, as in torch, which
+    is followed; ``lr`` is ``eta_t * alpha`` of the paper's algorithm 2, which multiplies the
+    decay by ``eta_t`` alone, so that a ``weight_decay`` here is the paper's divided by
+    ``alpha``. The range of ``epsilon`` follows Choi et al. (arXiv 1910.05446).
     """
 
     name: ClassVar[str] = "adamw"

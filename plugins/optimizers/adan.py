@@ -90,8 +90,9 @@ class AdanOptimizer(ListOptimizer):
 class Adan(Optimizer):
     """Adam's step along a gradient extrapolated by its latest change.
 
-    The paper's algorithm 1 does not correct biases; the authors' code does, and is followed.
-    Its optional clipping of the global norm is the training loop's business here.
+    The paper's algorithm 1 starts the averages at the first gradient's values; the authors' code
+    is followed, which starts them at 0 and corrects the biases. Its optional clipping of the
+    global norm is the training loop's business here.
     """
 
     name: ClassVar[str] = "adan"

@@ -109,8 +109,8 @@ class AdaptiveBraking(Optimizer):
     """Momentum descent whose gradients count less along the velocity and more against it.
 
     Made for delayed gradients, where it damps the oscillation that delay and momentum bring.
-    The authors published no code. The angle is taken with the decayed gradient and the velocity
-    before the step, over whole tensors or over output channels.
+    The authors published no code. What is open is a choice here: the angle is that of the decayed
+    gradient with the velocity before the step, over whole tensors or over output channels.
     """
 
     name: ClassVar[str] = "adaptive_braking"

@@ -112,13 +112,14 @@ def _normalised(matrix: Tensor) -> Tensor:
 class COSMOS(Optimizer):
     """SOAP where curvature is high, Muon where it is not, at little more than Muon's memory.
 
-    Follows the paper, with epsilon outside the square root as in the author code. The code
-    also starts the basis from the first gradient's decomposition (as here), offers a Nesterov
-    step that the paper has not, and multiplies the rate of matrices by a ratio (here
-    ``learning_rate_ratio``), since the update has a root mean square of one. A rank above the
-    shorter side is that side (the code fails). Matrices of linear layers take this rule;
-    embeddings, convolution kernels and vectors AdamW, at the full rate. Newton-Schulz runs in
-    bfloat16 where the processor has it, otherwise in float32 (float64 for float64).
+    Follows the paper, without the Nesterov step that the author code adds. The code is followed in
+    that epsilon stands outside the square root (the paper: inside), the basis starts from the first
+    gradient's decomposition, and the rate of matrices is multiplied by a ratio (here
+    ``learning_rate_ratio``), since the update has a root mean square of one. Decay goes by the rate
+    so multiplied (the code: by the full one). A rank above the shorter side is that side (the code
+    fails). Matrices of linear layers take this rule; embeddings, convolution kernels and vectors
+    AdamW, at the full rate. Newton-Schulz runs in bfloat16 where the processor has it, otherwise in
+    float32 (float64 for float64).
     """
 
     name: ClassVar[str] = "cosmos"

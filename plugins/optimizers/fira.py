@@ -91,7 +91,8 @@ class Fira(Optimizer):
     ``G - P P^T G``, and Adam's direction is bias-corrected before its norm is taken. In the
     author code ``scale`` stands in both places (the residual is ``G - scale * P P^T G``) and
     the correction of the bias is applied at the end, so that the limiter sees uncorrected
-    norms; both agree at scale 1 but for the limiter. Decay is decoupled, before the step.
+    norms; both agree at scale 1 but for the limiter. 1e-8 is added to the norms that are divided
+    by, as in the code. Decay is decoupled, before the step (the code: after it).
     What is projected, when, and with which signs is as in ``galore``; the rest takes AdamW.
     """
 

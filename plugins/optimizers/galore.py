@@ -55,12 +55,13 @@ class GaLoreOptimizer(MatrixOptimizer):
 class GaLore(Optimizer):
     """Full-parameter training with the optimizer state of a low rank.
 
-    Follows the paper's algorithm 2. The author code differs in that epsilon is added before
-    the bias correction, and decay is applied after the step instead of before; both bases are
-    renewed at steps 0, gap, 2 gap, ... A square matrix is projected from the right, as in the
-    code (the paper: from the left). Singular vectors are signed so that each one's entry of
-    largest magnitude is positive. Matrices of linear layers are projected; embeddings,
-    convolution kernels (as in the author code) and vectors take AdamW with the same rate.
+    Follows the paper's algorithm 2, with epsilon added after the bias correction (the author code:
+    before). The basis is renewed at steps 0, gap, 2 gap, ..., as in both. Decay, which the paper
+    does not have, is decoupled and comes before the step (the code: after it). A square matrix is
+    projected from the right, as in the code (the paper: from the left). Singular vectors are signed
+    so that each one's entry of largest magnitude is positive. Matrices of linear layers are
+    projected; embeddings, convolution kernels (as in the author code) and vectors take AdamW with
+    the same rate.
     """
 
     name: ClassVar[str] = "galore"

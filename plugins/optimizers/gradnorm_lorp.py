@@ -98,12 +98,14 @@ class GradNormLoRP(Optimizer):
     """GaLore for the direction of every row, Adam for its length.
 
     Follows the paper's weight normalisation ``w = d * v / |v|`` and its projection of the
-    direction's gradient; decay is decoupled and comes first. The paper projects from both sides
-    in one place and from one in its memory table and code; this projects from one, as
-    ``galore`` does. The author code keeps a copy of the weights (and, in one file, never writes
-    the result back; in another, overwrites the stepped norms); the low-rank factors that the
-    paper adds to the weights are adapters here (see ``lora``). What is projected, when, and
-    with which signs is as in ``galore``; the rest takes AdamW.
+    direction's gradient, which the author code computes without ``d`` in one file and without
+    removing the part along ``v`` in another; the code also keeps a copy of the weights (and, in one
+    file, never writes the result back; in another, overwrites the stepped norms). Decay, which the
+    paper does not have, is decoupled and comes first (the code: after the step). The paper projects
+    from both sides in one place and from one in its memory table and code; this projects from one,
+    as ``galore`` does. The low-rank factors that the paper adds to the weights are adapters here
+    (see ``lora``). What is projected, when, and with which signs is as in ``galore``; the rest
+    takes AdamW.
     """
 
     name: ClassVar[str] = "gradnorm_lorp"

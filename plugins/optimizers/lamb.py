@@ -72,8 +72,9 @@ class LAMBOptimizer(ListOptimizer):
 class LAMB(Optimizer):
     """Adam with layer-wise trust ratios, for large batches.
 
-    Vectors (norms, biases) are neither decayed nor scaled, as in the authors' code. That code
-    also clips the gradient's global norm to 1, which is the training loop's business here.
+    Vectors (norms, biases) are neither decayed nor scaled, as in the authors' code, which is
+    followed; the paper does not except them. That code also clips the gradient's global norm to 1,
+    which is the training loop's business here.
     """
 
     name: ClassVar[str] = "lamb"

@@ -75,9 +75,9 @@ class LARS(Optimizer):
     """Layer-wise adaptive rates for training with large batches.
 
     In the paper's algorithm the global rate stands inside the velocity; here it is outside, as
-    in most implementations, so that a schedule acts at once. Vectors (norms, biases) are
-    neither decayed nor scaled, as is usual since the paper: they take plain momentum steps at
-    the global rate.
+    in most implementations, which are followed, so that a schedule acts at once. Vectors (norms,
+    biases) are neither decayed nor scaled, as is usual since the paper, which excepts none: they
+    take plain momentum steps at the global rate.
     """
 
     name: ClassVar[str] = "lars"

@@ -51,12 +51,12 @@ class Muon(Optimizer):
     """Orthogonalised momentum for matrices and convolution kernels, AdamW for all else.
 
     The step has the root mean square that AdamW's usually has (``0.2 * sqrt(max(m, n))``, Liu et
-    al., arXiv 2502.16982), so that one learning rate and decay serve both and are AdamW's: for
-    matrices it is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")``. Jordan's own factor is
-    ``sqrt(max(1, m / n))`` with a rate near 0.02. Kernels are flattened to one row an output
-    channel, as in Jordan's code; embeddings and vectors take AdamW (Jordan leaves it the output
-    layer too, which nothing tells apart here). The iteration runs in bfloat16, as in both
-    codes, where the processor has it, otherwise in float32 (float64 for float64).
+    al., arXiv 2502.16982, who are followed), so that one learning rate and decay serve both and are
+    AdamW's: for matrices it is ``torch.optim.Muon(adjust_lr_fn="match_rms_adamw")``. Jordan's own
+    factor, not followed, is ``sqrt(max(1, m / n))`` with a rate near 0.02. Kernels are flattened to
+    one row an output channel, as in Jordan's code; embeddings and vectors take AdamW (Jordan leaves
+    it the output layer too, which nothing tells apart here). The iteration runs in bfloat16, as in
+    both codes, where the processor has it, otherwise in float32 (float64 for float64).
     """
 
     name: ClassVar[str] = "muon"

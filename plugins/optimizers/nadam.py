@@ -19,7 +19,8 @@ from ._spaces import beta1, beta2, epsilon, learning_rate, weight_decay
 
 
 class NAdamOptimizer(ListOptimizer):
-    """The rule of the paper's algorithm 8, as torch.optim.NAdam has it.
+    """Algorithm 2 of the ICLR 2016 workshop paper (algorithm 8 of the Stanford report of the same
+    title), as torch.optim.NAdam has it.
 
     ``mu_t = beta1 * (1 - 0.96^(t * momentum_decay) / 2)``; the step is ``lr`` times
     ``((1 - mu_t) / (1 - P_t) * g + mu_{t+1} / (1 - P_{t+1}) * m) / (sqrt(v_hat) + eps)`` with
@@ -86,8 +87,9 @@ def _momentum(group: dict[str, Any], step: int) -> float:
 class NAdam(Optimizer):
     """Adam that looks one step of its momentum ahead.
 
-    Equal to ``torch.optim.NAdam(decoupled_weight_decay=True)`` but for rounding; written here
-    since torch's passes over memory more often.
+    The paper averages the gradient by ``mu_t``; torch does by ``beta1``, and is followed. Equal to
+    ``torch.optim.NAdam(decoupled_weight_decay=True)`` but for rounding (torch keeps the product of
+    the ``mu_t`` in float32); written here since torch's passes over memory more often.
     """
 
     name: ClassVar[str] = "nadam"

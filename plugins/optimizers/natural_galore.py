@@ -76,11 +76,14 @@ class NaturalGaLore(Optimizer):
     """GaLore with second-order information from the last few gradients.
 
     Follows the paper, with Adam's bias correction, epsilon outside the square root and
-    ``scale`` as in the author code (the paper writes the moments uncorrected). Paper and code
-    keep the past gradients when the projection is renewed, although they then belong to the
-    old basis; so does this. Damping 1e-3 and a history of 20 are the code's. What is projected,
-    when, and with which signs is as in ``galore``; embeddings, convolution kernels and vectors
-    take AdamW (the code projects kernels by a Tucker decomposition, which the paper leaves out).
+    ``scale`` as in the author code (the paper writes the moments uncorrected and epsilon inside).
+    ``history`` counts the present gradient in, as in the code (the paper's window is beside it).
+    Paper and code keep the past gradients when the projection is renewed, although they then
+    belong to the old basis; so does this. Damping 1e-3 and a history of 20 are the code's. The
+    code projects all sides of matrices and kernels by a Tucker decomposition; the paper is
+    followed, which projects the shorter side of matrices. What is projected, when, and with which
+    signs, and when weights decay, is as in ``galore``; embeddings, convolution kernels and
+    vectors take AdamW.
     """
 
     name: ClassVar[str] = "natural_galore"

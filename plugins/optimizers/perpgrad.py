@@ -26,7 +26,7 @@ IGNORED = -100
 class PerpGradOptimizer(ListOptimizer):
     """AdamW on projected gradients, each tensor by itself.
 
-    ``g' = g - <w, g> / <w, w> * w`` (equation 11 of the paper); if asked for, ``g'`` is stretched
+    ``g' = g - <w, g> / <w, w> * w`` (equation 12 of the paper); if asked for, ``g'`` is stretched
     to the length of ``g``; then AdamW's step with ``g'``. A tensor of one number keeps its
     gradient, all of which is along it (the authors' code stretches the rounding error).
 
@@ -125,8 +125,9 @@ def stablemax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 class PerpGrad(Optimizer):
     """AdamW that cannot lower the loss by merely scaling weights, and so logits.
 
-    The paper's two remedies against softmax collapse, together or alone. Its equation 11 does
-    not stretch the projected gradient; the authors' code does, which is the default here. With
+    The paper's two remedies against softmax collapse, together or alone. Its equation 12 does not
+    stretch the projected gradient; the authors' code does, which is the default here. The paper
+    writes it for all weights together; the code projects tensor by tensor, and is followed. With
     ``loss`` stablemax training minimises the StableMax cross-entropy in the place of the task's
     loss, so that ``training_loss`` is that; validation is still measured by the task's own.
     """

@@ -24,10 +24,9 @@ class ProdigyOptimizer(ListOptimizer):
 
     ``d`` estimates the distance from the start ``w_0`` to the solution. With
     ``rate = lr * d`` (times Adam's bias correction if asked for) and ``beta3 = sqrt(beta2)``:
-    ``r = beta3 * r + d * rate / d_0^2 * <g, w_0 - w>``; ``s = beta3 * s + d * rate / d_0^2 * g``;
+    ``r = beta3 * r + d * rate / d_0 * <g, w_0 - w>``; ``s = beta3 * s + d * rate / d_0 * g``;
     ``m`` and ``v`` average ``d * g`` and its square; ``d = max(d, d_coefficient * r / |s|_1)``;
-    ``w -= rate * m / (sqrt(v) + d * eps)``. ``d_0^2`` cancels and is divided by once, as the
-    authors do.
+    ``w -= rate * m / (sqrt(v) + d * eps)``.
 
     Args:
         parameters: parameters or groups of them.
@@ -142,9 +141,11 @@ def _move(lists: Lists, old: float, rate: float) -> None:
 class Prodigy(Optimizer):
     """Adam with an estimate of the distance to the solution as its rate.
 
-    The authors advise a rate of 1 (which is fixed here; a schedule scales it) and a cosine
-    schedule, and for warm-ups the safeguard. Short trials see little of it: the estimate starts
-    tiny and grows for hundreds of steps.
+    Follows the authors' package: it weighs what enters the sums ``r`` and ``s`` by ``1 / d_0``,
+    where the paper has ``1 - beta3`` (either cancels), and takes the new ``d`` in ``d * eps`` but
+    the old one in the rate. The authors advise a rate of 1 (which is fixed here; a schedule scales
+    it) and a cosine schedule, and for warm-ups the safeguard. Short trials see little of it: the
+    estimate starts tiny and grows for hundreds of steps.
     """
 
     name: ClassVar[str] = "prodigy"

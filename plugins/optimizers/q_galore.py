@@ -116,12 +116,13 @@ def _pack_moments(state: dict[str, Any]) -> None:
 class QGaLore(Optimizer):
     """GaLore at about a quarter of its state, and with ever fewer decompositions.
 
-    Follows paper and author code, which agree: 4 bits, groups of 256, queue of 5, threshold
-    0.4, doubling of the gap. Only 4 bits and groups of 256 are offered. A group's levels always
-    include zero (the author code distorts a group of numbers of one sign); the last group may
-    be shorter. With ``weight_bits`` 8 the weights have the values that INT8 storage gives them,
-    but not its size: torch needs floating-point parameters. The rest is as in ``galore``, its
-    signs included, and embeddings, convolution kernels and vectors take AdamW in full precision.
+    Follows paper and author code, which agree: 4 bits, groups of 256, queue of 5, threshold 0.4,
+    doubling of the gap. Only 4 bits and groups of 256 are offered. A group's levels always include
+    zero (the author code distorts a group of numbers of one sign); the last group may be shorter.
+    With ``weight_bits`` 8 the weights have the values that INT8 storage gives them, but not its
+    size: torch needs floating-point parameters. The rest is as in ``galore``, its signs and the
+    place of decay included, and embeddings, convolution kernels and vectors take AdamW in full
+    precision.
     """
 
     name: ClassVar[str] = "q_galore"

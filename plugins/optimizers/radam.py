@@ -77,7 +77,7 @@ class RAdam(Optimizer):
     Equal to ``torch.optim.RAdam(decoupled_weight_decay=True)`` but for rounding; written here
     since torch's passes over memory more often. The paper trusts the second average from a
     length of 4 on; the authors' code and torch from 5 on, which is followed. The authors'
-    code can also leave the early steps out; here they are taken, as in the paper.
+    code leaves the early steps out by default; here they are taken, as in the paper and torch.
     """
 
     name: ClassVar[str] = "radam"

@@ -59,8 +59,10 @@ class SAM(Optimizer):
     """Looks for flat minima at twice the cost of a step.
 
     The paper's equations 2 and 3 with p = 2, around SGD with momentum (the paper's) or AdamW.
-    The second evaluation is of the same batch; dropout draws anew for it, and batch norm's
-    running statistics see it, as in the author code (some later ones leave the statistics out).
+    The author code adds the decay to the loss of both evaluations, so that it bends the ascent
+    too; the paper is followed, where it stands outside, and the base optimizer decays. The second
+    evaluation is of the same batch; dropout draws anew for it, and batch norm's running
+    statistics see it (in the author code it has the same draws, and the statistics do not).
     """
 
     name: ClassVar[str] = "sam"

@@ -89,13 +89,13 @@ def polyak_size(loss: float, product: float) -> float:
 class SANIA(Optimizer):
     """Needs no learning rate where the loss can reach zero, and is invariant to its scaling.
 
-    The variants are the paper's AdaGrad-SQR and Adam-SQR, without the square root, and AdaGrad
-    and Adam with it; Hutchinson's diagonal is `sania_hutchinson`. The Newton step by conjugate
-    gradients, which need a convex loss, is not offered. Paper and author code agree but for the
-    floor: the code takes ``max(B, epsilon)`` with 0.1, as here. The step size is taken over all
-    parameters together (in the code by group). ``learning_rate`` multiplies the Polyak step, so
-    that schedules act; 1 is the paper's. There is no decay: the loss is assumed to fall to zero by
-    itself.
+    The variants are the paper's AdaGrad-SQR and Adam-SQR, without the square root, and AdaGrad and
+    Adam with it; Hutchinson's diagonal is `sania_hutchinson`. The Newton step by conjugate
+    gradients, which need a convex loss, is not offered. The paper adds epsilon to B; the author
+    code takes ``max(B, epsilon)`` with 0.1, and is followed. The step size is taken over all
+    parameters together, as in the paper (in the code by group). ``learning_rate`` multiplies the
+    Polyak step, so that schedules act; 1 is the paper's. There is no decay: the loss is assumed to
+    fall to zero by itself.
     """
 
     name: ClassVar[str] = "sania"

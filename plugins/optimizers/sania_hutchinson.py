@@ -53,11 +53,11 @@ class HutchinsonSANIAOptimizer(HutchinsonOptimizer):
 class HutchinsonSANIA(Optimizer):
     """Polyak's step along Newton's direction of an estimated diagonal.
 
-    Estimate, running mean and floor are those of OASIS and of the authors' experiments (a floor of
-    0.1, a factor of 0.999 and a first diagonal that is the mean of several estimates; here it is
-    one). ``hessian_update_every`` saves products with the Hessian on the steps between.
-    ``learning_rate`` multiplies the Polyak step, so that schedules act; 1 is the paper's. Under
-    accumulated batches the graph of all of them is kept until the step.
+    Estimate, running mean and floor are those of OASIS and of the authors' experiments, which are
+    followed (a floor of 0.1, a factor of 0.999) but for the first diagonal: theirs is the mean of
+    several estimates, here it is one. ``hessian_update_every`` saves products with the Hessian on
+    the steps between. ``learning_rate`` multiplies the Polyak step, so that schedules act; 1 is the
+    paper's. Under accumulated batches the graph of all of them is kept until the step.
     """
 
     name: ClassVar[str] = "sania_hutchinson"

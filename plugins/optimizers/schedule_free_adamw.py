@@ -116,8 +116,10 @@ class ScheduleFreeAdamW(Optimizer):
 
     Best with a constant schedule, or a warm-up and then a constant. Batch norm's running
     statistics belong to the weights trained at, not to their average: the authors advise
-    renewing them before judging, which is not done here. At a rate of zero nothing moves; in the
-    authors' code the average still draws the weights along.
+    renewing them before judging, which is not done here. The paper weighs the average by each
+    step's own squared rate; the authors' code, which is followed, by that of the largest rate so
+    far. At a rate of zero nothing moves; in the authors' code the average still draws the weights
+    along.
     """
 
     name: ClassVar[str] = "schedule_free_adamw"

@@ -18,10 +18,10 @@ class SGD(Optimizer):
     """Gradient descent with (Nesterov) momentum and L2 decay added to the gradient.
 
     ``d = g + weight_decay * w``; ``b = momentum * b + d``; ``w -= lr * b``, or with Nesterov
-    ``w -= lr * (d + momentum * b)``, as in torch, where the rate stands outside the momentum
-    buffer, so that a schedule acts at once. Without momentum ``nesterov`` has no effect: there
-    is nothing to look ahead with. Momentum's values follow the practice of tuning ``1 -
-    momentum`` on a log scale (Choi et al., arXiv 1910.05446).
+    ``w -= lr * (d + momentum * b)``. The rate stands outside the momentum buffer, so that a
+    schedule acts at once, as in torch, which is followed (in the paper it stands inside). Without
+    momentum ``nesterov`` has no effect: there is nothing to look ahead with. Momentum's values
+    follow the practice of tuning ``1 - momentum`` on a log scale (Choi et al., arXiv 1910.05446).
     """
 
     name: ClassVar[str] = "sgd"

@@ -18,7 +18,7 @@ from ._spaces import learning_rate, momentum, weight_decay
 
 
 class SGDSaIOptimizer(ListOptimizer):
-    """The paper's algorithm 1.
+    """The paper's algorithm 1 as the authors' package has it.
 
     At a tensor's first step ``scale = |g| / (std(g) + eps)``, and ``m = g``; later
     ``m = momentum * m + (1 - momentum) * g``. Always ``w -= lr * (scale * m + decay * w)``.
@@ -78,9 +78,11 @@ class SGDSaI(Optimizer):
     """Momentum descent, each tensor scaled by its first gradient's signal-to-noise ratio.
 
     Follows the authors' package 1.0.3, which computes the ratio from the first batch's gradient
-    and lets the mean begin at it. A tensor of one number has no standard deviation: its scale
-    is the gradient's size (the package divides by epsilon, and diverges). pytorch_optimizer
-    does that for all vectors and starts the mean at zero.
+    and lets the mean begin at it, as the paper does; but the package does not divide the ratios
+    by the largest of all tensors', as the paper's algorithm does. A tensor of one number has no
+    standard deviation: its scale is the gradient's size (the package divides by epsilon, and
+    diverges). pytorch_optimizer does that for all vectors and starts the mean at zero; it is not
+    followed.
     """
 
     name: ClassVar[str] = "sgd_sai"

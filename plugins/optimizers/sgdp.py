@@ -84,9 +84,10 @@ def _directions(lists: Lists) -> Tensors:
 class SGDP(Optimizer):
     """Momentum descent without the part of its step that only lengthens the weights.
 
-    As in the authors' code the decay is decoupled and divided by ``1 - momentum``, channels
-    (the first dimension) are tested before whole tensors, and tensors of one dimension not at
-    all. Its ``dampening`` is left at 0.
+    The paper tests one cosine; the authors' code is followed: channels (the first dimension) are
+    tested before whole tensors, and tensors of one dimension not at all, 1e-8 is added to norms,
+    and the decay is decoupled, divided by ``1 - momentum``, and weaker for projected weights. Its
+    ``dampening`` is left at 0.
     """
 
     name: ClassVar[str] = "sgdp"

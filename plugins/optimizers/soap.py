@@ -123,8 +123,8 @@ class SOAP(Optimizer):
 
     Follows the author code, which adds to the paper's algorithm 3 that a first gradient only
     founds the bases, that the columns are sorted before the decomposition, and that the mean is
-    kept in the turned coordinates; epsilon is added before the bias is corrected, and decay
-    follows the step, there as here. Each side of a matrix or convolution kernel has its basis
+    kept in the turned coordinates; and as in the code epsilon is added before the bias is
+    corrected, and decay follows the step. Each side of a matrix or convolution kernel has its basis
     unless it is longer than 10000; vectors take Adam. The library pytorch_optimizer agrees but
     for decompositions in float32.
     """

@@ -89,8 +89,8 @@ class TAG(Optimizer):
     Made for a stream of tasks. A `TorchTask` is one task, on which it is RMSProp, Adam or AdaGrad
     without decay, and ``b`` does nothing. In a training loop of your own (`Trainable`), call
     ``begin_task`` of the optimizer that `build` gives wherever a new task begins. Paper and
-    author code agree; the code counts Adam's bias correction by epoch, this by task. Its
-    remembered tasks are gone through tensor by tensor.
+    author code agree, but the code counts the steps of Adam's bias correction anew in each
+    epoch; here they are counted by task.
     """
 
     name: ClassVar[str] = "tag"

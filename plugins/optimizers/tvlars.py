@@ -67,7 +67,7 @@ class TVLARSOptimizer(LARSOptimizer):
 class TVLARS(Optimizer):
     """LARS that explores at first and settles later.
 
-    Follows the paper's ``phi_t``. The authors' code leaves out the floor and the delay, clips
+    Follows the paper. The authors' code leaves out the floor and the delay of ``phi_t``, clips
     both norms at 10, and divides by the norm of the decayed gradient; with ``delay_steps`` 0
     and a ``floor`` of nearly 0 the factors agree. As in `LARS`, the global rate stands outside
     the velocity, and vectors are neither decayed nor scaled.

@@ -13,6 +13,7 @@ from ._shapes import warm_up, warm_up_space
 class Constant(Schedule):
     """The base rate throughout, warmed up linearly over ``warmup_samples`` (1: not at all).
 
+    The paper's warm-up begins at the rate of a single worker; here it begins at next to none.
     Knows no horizon: such a trial may be extended at will.
     """
 

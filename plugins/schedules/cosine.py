@@ -15,8 +15,9 @@ class Cosine(DecayToHorizon):
     ``final_factor`` at the horizon (equation 5 of the paper).
 
     With restarts the way from warm-up to horizon holds ``cycles`` such waves, each starting
-    at the full rate and ``growth`` times as long as the one before it (the paper's ``T_mult``);
-    the first length, ``T_0``, is the one with which the last wave ends at the horizon.
+    at the full rate and ``growth`` times as long as the one before it (the paper's ``T_mult``).
+    The paper and torch give the first length, ``T_0``; here it is the one with which the last
+    wave ends at the horizon.
     """
 
     name: ClassVar[str] = "cosine"

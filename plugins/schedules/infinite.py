@@ -24,10 +24,11 @@ class Infinite(Schedule):
     """Linear warm-up, a cooldown to ``constant_factor``, then that rate for as long as wanted.
 
     Warm-up and cooldown are counted in samples, so that nothing depends on the horizon. With
-    ``anneal`` the rate falls exponentially to ``final_factor`` of the base rate over the last
-    share of the horizon; only that phase is bound to it. Phases as in the papers; the annealing
-    starts from whatever the rate is when it begins, which is the constant one unless the
-    cooldown is still under way.
+    ``anneal`` the rate falls exponentially to ``final_factor`` of the base rate over the last share
+    of the horizon; only that phase is bound to it. Phases as in the papers, but for the inverse
+    square root: theirs has a steepness to choose and is stretched to meet the constant rate, here
+    the steepness is the one that needs no stretching. The annealing starts from whatever the rate
+    is when it begins, which is the constant one unless the cooldown is still under way.
 
     It can take over a run from any other schedule, or from itself (`branch`): then it is the
     annealing alone, from the rate that it finds to the horizon, which gives a final checkpoint

@@ -42,9 +42,10 @@ class NormTest(Schedule):
       nu = 5.84 are the defaults).
 
     With the optimizer ``adagrad`` this is AdAdaGrad, with ``adagrad_norm`` AdAdaGradNorm; it
-    works with any. The authors' code tests the parameters tensor by tensor and adds up inner
+    works with any. Gradient and variance are the batch's, in the place of the expected ones, as
+    in papers and code. The authors' code tests the parameters tensor by tensor and adds up inner
     products that belong to different tensors; here ``g`` is the whole gradient, as in the papers.
-    They look at the whole batch at every step, this at no more than 128 samples every
+    Both look at the whole batch at every step, this at no more than 128 samples every
     ``interval`` steps.
 
     The rate is the base rate after a warm-up, with a decay to the horizon where wanted, all

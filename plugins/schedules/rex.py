@@ -13,7 +13,7 @@ class REX(DecayToHorizon):
     """Linear warm-up over a share of the horizon, then the reflected exponential: with ``s``
     the share done, ``f(s) = (1 - s) / (1/2 + (1 - s) / 2)``, from 1 to 0.
 
-    The paper's profile sampled at every step, without a warm-up of its own.
+    The paper's profile sampled at every step. The paper has no warm-up: ``warmup_fraction`` 0.
     """
 
     name: ClassVar[str] = "rex"

@@ -16,9 +16,9 @@ class WarmupStableDecay(Schedule):
     ``decay_fraction`` to ``final_factor``.
 
     Free of the horizon until the decay starts, so that one stable run serves several
-    horizons. Should warm-up and decay overlap, the lower of the two factors holds. MiniCPM
-    decays exponentially over the last tenth; the shapes and the default, ``1-sqrt`` over a
-    fifth, are those of Hägele et al.
+    horizons. Should warm-up and decay overlap, which the papers leave open, the lower of the two
+    factors holds. MiniCPM decays exponentially over the last tenth; Hägele et al. are followed:
+    the shapes and the default, ``1-sqrt`` over a fifth, are theirs.
 
     It can take over a run from any other schedule (`branch`) and then is the decay alone, from
     the rate that it finds down to ``final_factor`` of the base rate: the cooldown that gives a

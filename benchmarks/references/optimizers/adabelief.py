@@ -26,7 +26,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="Zhuang et al. 2020 (arXiv 2010.07468), Algorithm 2",
     trajectory=trajectory,
-    differences="The paper's pseudocode has epsilon inside s in each step and outside the root; "
-    "so has the authors' code. Its rectification (off in the paper's method) is left out. "
-    "Decay: decoupled, as the code's default.",
+    differences="Paper and code add epsilon to s in each step and again to its root: followed. "
+    "The code rectifies as RAdam does by default, the paper (followed) does not. Decay is "
+    "decoupled, as the code's default.",
 )

@@ -31,7 +31,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="Luo et al. 2019 (arXiv 1902.09843), Algorithm 2 and 3, section 4",
     trajectory=trajectory,
-    differences="The paper has no bias correction, no epsilon and divides the rate by sqrt(t); "
-    "the code (followed) corrects, and does not divide. The paper's gamma is 1 - beta2. Decay is "
-    "added to the gradient, as in the code.",
+    differences="The paper has no bias correction and no epsilon, and divides the rate by "
+    "sqrt(t); the code (followed) has both, and does not divide. The paper's gamma is 1 - beta2; "
+    "the code's (followed) is free. Decay is added to the gradient, as in the code.",
 )

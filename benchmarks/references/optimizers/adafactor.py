@@ -44,7 +44,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="Shazeer & Stern 2018 (arXiv 1804.04235), Algorithms 4 and 5, section 7",
     trajectory=trajectory,
-    differences="The paper adds 1e-30 to the squared gradient, torch keeps the divisor above a "
-    "tiny number: alike in float64. Kernels are factored over their last two dimensions, as in "
-    "the libraries. Decay is torch's, decoupled.",
+    differences="The paper (followed) adds 1e-30 to the squared gradient, torch keeps the divisor "
+    "above a tiny number: alike here. The paper factors matrices; kernels are factored over their "
+    "last two dimensions, as in torch. The paper has no decay; torch's (followed) is decoupled.",
 )

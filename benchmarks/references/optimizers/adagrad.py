@@ -12,4 +12,6 @@ REFERENCE = Reference(
         ),
         decay=None,
     ),
+    differences="torch sums the squares in the parameters' own type, the plugin in float32 where "
+    "that is half precision: alike in float64.",
 )

@@ -26,6 +26,6 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="Ward, Wu, Bottou 2019 (arXiv 1806.01811), Algorithm 1",
     trajectory=trajectory,
-    differences="The paper begins the sum of squares at some b_0^2 > 0 and divides by its root "
-    "alone; here it begins at 0 and epsilon is added to the root, as in AdaGrad.",
+    differences="The paper begins b^2 above 0 and divides by b alone; here it begins at 0, and "
+    "epsilon is added to b, as in AdaGrad.",
 )

@@ -43,8 +43,8 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="Malviya et al. 2024 (arXiv 2307.09638), Algorithm 1",
     trajectory=trajectory,
-    differences="The code's first step enters the raw gradient into the buffer and moves nothing, "
-    "and its priority sums the tensors' norms; here, as in the paper, the momentum enters and the "
-    "norm is that of the whole gradient. The buffer's mean is taken before the present momentum "
-    "enters, as in the code.",
+    differences="The code's first step moves nothing and enters the raw gradient into the buffer, "
+    "and its priorities sum the tensors' norms; in the paper (followed) the first step is as all "
+    "others, momenta enter, and the norm is that of the whole gradient. The buffer's mean is "
+    "taken before the present momentum enters, as in the code. Decay is the code's, decoupled.",
 )

@@ -28,5 +28,10 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 
 
 REFERENCE = Reference(
-    source="Ding et al. 2019 (arXiv 1910.12249), Algorithm 1", trajectory=trajectory
+    source="Ding et al. 2019 (arXiv 1910.12249), Algorithm 1",
+    trajectory=trajectory,
+    differences="The paper (followed) corrects the mean's bias outside the bound, the code "
+    "inside, so that its first rates and bounds are larger by 1 / (1 - beta1^t). The code adds "
+    "epsilon before the bias correction of v, the paper (followed) after it. Decay is decoupled, "
+    "as in the code.",
 )

@@ -33,5 +33,6 @@ REFERENCE = Reference(
     trajectory=trajectory,
     problems=("fixed gradients", "scale-invariant"),
     differences="The paper tests one cosine; the code (followed) the largest of the output "
-    "channels, then the whole tensor, adds 1e-8 to the norms, and weakens the decay.",
+    "channels', then the whole tensor's, and no vector's. The code (followed) adds 1e-8 to the "
+    "norms, and weakens the decay of weights that are projected.",
 )

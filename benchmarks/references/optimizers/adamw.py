@@ -16,6 +16,6 @@ REFERENCE = Reference(
             fused=False,
         )
     ),
-    differences="The paper multiplies the decay by the schedule alone; torch and its users by "
-    "the learning rate too. Followed: torch.",
+    differences="The paper multiplies the decay by the schedule alone, torch (followed) by the "
+    "learning rate too.",
 )

@@ -32,7 +32,6 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="Xie et al. 2024 (arXiv 2208.06677), Algorithm 1",
     trajectory=trajectory,
-    differences="The code (followed) corrects the biases; the paper starts at the first "
-    "gradient's values. The paper's proximal decay divides by 1 + decay * eta elementwise, the "
-    "code (followed) by 1 + decay * rate.",
+    differences="The code (followed) starts the averages at 0 and corrects their biases, the "
+    "paper starts them at the first gradient's values. Decay is proximal in both.",
 )

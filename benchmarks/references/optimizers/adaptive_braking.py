@@ -36,5 +36,8 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 
 
 REFERENCE = Reference(
-    source="Venigalla et al. 2020 (arXiv 2007.01397), section 3", trajectory=trajectory
+    source="Venigalla et al. 2020 (arXiv 2007.01397), section 3",
+    trajectory=trajectory,
+    differences="The authors published no code. What is open is a choice here: the angle is that "
+    "of the decayed gradient with the velocity before the step.",
 )

@@ -13,7 +13,7 @@ TINY = 1e-8
 
 
 def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
-    """Eqs. 8-10 of arXiv 2410.01623 around GaLore's Algorithm 2."""
+    """Eqs. 11-12 of arXiv 2410.01623 around GaLore's Algorithm 2."""
     weights, b1, b2 = problem.weights(), h["beta1"], h["beta2"]
     spaces: dict[str, Subspace] = {}
     m: Weights = {}
@@ -50,9 +50,11 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 
 
 REFERENCE = Reference(
-    source="Chen et al. 2025 (arXiv 2410.01623), eqs. 8-10 and Algorithm 1",
+    source="Chen et al. 2025 (arXiv 2410.01623), eqs. 11-12 and Algorithm 1",
     trajectory=trajectory,
-    differences="The code subtracts scale * P P^T g from the gradient before it scales the rest, "
-    "the paper P P^T g (followed). The code adds 1e-8 to the norms it divides by (followed).",
+    differences="The code takes scale * P P^T g off the gradient before it scales the rest, the "
+    "paper (followed) P P^T g. The code corrects Adam's bias at the end, so that its limiter sees "
+    "uncorrected norms; the paper (followed) before. The code (followed) adds 1e-8 to the norms "
+    "that are divided by. The code decays after the step; here before it, as AdamW.",
     settings={"rank": 3, "update_projection_gap": 7},
 )

@@ -38,7 +38,8 @@ REFERENCE = Reference(
     source="Zhao et al. 2024 (arXiv 2403.03507), Algorithm 2",
     trajectory=trajectory,
     differences="The code adds epsilon before the bias correction of v, the paper (followed) "
-    "after it. The paper leaves the side of a square matrix open; the code (followed) takes its "
-    "right singular vectors. Weight decay is the code's, decoupled. Kernels go through Adam.",
+    "after it. The paper projects a square matrix from the left, the code (followed) from the "
+    "right. The paper has no decay, the code decays after the step; here before it, as AdamW. "
+    "Kernels take AdamW, as in the code.",
     settings={"rank": 3, "update_projection_gap": 7},
 )

@@ -29,6 +29,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="You et al. 2020 (arXiv 1904.00962), Algorithm 2",
     trajectory=trajectory,
-    differences="The authors' code leaves norms and biases out of scaling and decay (followed); "
-    "the paper does not say so.",
+    differences="The authors' code (followed) leaves norms and biases out of scaling and decay; "
+    "the paper does not say so. The code's clipping of the gradient's global norm is the training "
+    "loop's.",
 )

@@ -26,7 +26,7 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="You, Gitman, Ginsburg 2017 (arXiv 1708.03888), Algorithm 1 and eq. 6",
     trajectory=trajectory,
-    differences="The paper folds the rate into the velocity; the libraries (followed), as torch's "
-    "SGD, do not: the two differ where the rate changes. The paper scales every layer, the "
+    differences="The paper folds the global rate into the velocity, the libraries (followed) do "
+    "not: the two differ where the rate changes. The paper scales and decays every layer, the "
     "libraries (followed) leave norms and biases out.",
 )

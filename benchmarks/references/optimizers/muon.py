@@ -36,4 +36,8 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="Liu et al. 2025 (arXiv 2502.16982), Algorithm 1 and eq. 4; Jordan et al. 2024",
     trajectory=trajectory,
+    differences="Liu et al. multiply an m x n step by 0.2 sqrt(max(m, n)) (followed, as "
+    "torch.optim.Muon's match_rms_adamw), Jordan by sqrt(max(1, m / n)). Kernels are matrices of "
+    "one row an output channel, as in Jordan's code. Jordan leaves the output layer to AdamW; "
+    "here it is a matrix like others. Both codes iterate in bfloat16: here in float64.",
 )

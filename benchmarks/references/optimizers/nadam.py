@@ -1,4 +1,4 @@
-"""NAdam, from its Algorithm 2."""
+"""NAdam, from Algorithm 2 of the workshop paper."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,8 @@ from references.record import Hyperparameters, Reference, decayed, zeros
 
 
 def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
-    """Algorithm 8 (NAdam) of Dozat's report, with its momentum schedule
-    mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2)."""
+    """Algorithm 2 of Dozat's ICLR 2016 workshop paper (Algorithm 8 of the Stanford report of the
+    same title), with the momentum schedule mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2)."""
     weights, b1, b2 = problem.weights(), h["beta1"], h["beta2"]
     m, v = zeros(weights), zeros(weights)
     product = 1.0
@@ -30,8 +30,9 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 
 
 REFERENCE = Reference(
-    source="Dozat 2016, Algorithm 2 with the momentum schedule of its section 3",
+    source="Dozat, ICLR workshop 2016, Algorithm 2 with the momentum schedule of its section 3",
     trajectory=trajectory,
-    differences="torch (followed) keeps beta1 in the moving average where the paper has mu_t. "
-    "torch's own keeps the product of the mu_t in float32, and is off by 1e-8 for that.",
+    differences="The paper averages the gradient by mu_t, torch (followed) by beta1. torch keeps "
+    "the product of the mu_t in float32, and is off by 1e-8 for that; plugin and reference do "
+    "not. The paper has no decay; it is decoupled, as torch's can be.",
 )

@@ -51,9 +51,11 @@ REFERENCE = Reference(
     source="Das 2024 (arXiv 2410.16029), section 3.4, in the frame of GaLore's Algorithm 2",
     trajectory=trajectory,
     differences="The paper's window holds s gradients beside the current one, the code's history "
-    "(followed) counts it in. The paper's Adam has epsilon inside the root and no bias correction; "
-    "the code's and GaLore's (followed) the usual form. The code projects both sides by a Tucker "
-    "decomposition, the paper (followed) the shorter one.",
+    "(followed) counts it in. The paper's Adam has epsilon inside the root and no bias "
+    "correction; the code's (followed) has the usual form, with epsilon added before v's "
+    "correction, here as GaLore's after it. The code projects every side by a Tucker "
+    "decomposition, of kernels too; the paper (followed) the shorter side of matrices. The code "
+    "decays after the step; here before it, as AdamW.",
     tolerance=1e-7,
     reason="Woodbury's identity subtracts two vectors |g|^2/damping times larger than the "
     "result; the reference does not.",

@@ -45,4 +45,7 @@ REFERENCE = Reference(
     source="Jahani et al. 2022 (arXiv 2109.05198), Algorithm 1, eqs. 4-5 and 9",
     trajectory=trajectory,
     problems=("separable",),
+    differences="No author code is known to us. The paper's first diagonal is the mean of several "
+    "estimates, here it is one. learning_rate multiplies the paper's adaptive step: 1 is the "
+    "paper's.",
 )

@@ -54,6 +54,9 @@ REFERENCE = Reference(
     source="Doikov & Rodomanov 2023 (arXiv 2301.13194), section 5 (Krylov subspaces)",
     trajectory=trajectory,
     problems=("quadratic", "separable"),
+    differences="The paper is about convex functions, as are the problems here; the plugin takes "
+    "negative curvature by its absolute value. The paper's smoothness constant is 1 and damping "
+    "is added to the curvature. learning_rate multiplies the step: 1 is the paper's.",
     tolerance=1e-4,
     reason="minimising in a Krylov space amplifies rounding from step to step, as steepest descent "
     "does: the two agree to 1e-12 for twenty steps of the quadratic, and part after that",

@@ -41,6 +41,7 @@ REFERENCE = Reference(
     source="Mishchenko & Defazio 2024 (arXiv 2306.06101), Algorithm 4 and the authors' prodigyopt",
     trajectory=trajectory,
     problems=("logistic", "separable"),
-    differences="The paper weighs by (1 - beta3), which cancels; the code by d / d0. The code "
-    "(followed) adds d * epsilon to the root. pytorch_optimizer keeps d in float32.",
+    differences="The paper weighs what enters both sums by 1 - beta3, the code (followed) by 1 / "
+    "d0: either cancels in their ratio. The code (followed) adds d * epsilon to the root with the "
+    "new d, and multiplies the step by the old one.",
 )

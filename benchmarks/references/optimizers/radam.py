@@ -16,4 +16,7 @@ REFERENCE = Reference(
             foreach=False,
         )
     ),
+    differences="The paper trusts the second average from a length of 4 on, the authors' code and "
+    "torch (followed) from 5 on. The code leaves the steps before that out by default; paper and "
+    "torch (followed) take them without adaptivity. Decay is torch's, decoupled.",
 )

@@ -36,4 +36,6 @@ REFERENCE = Reference(
     source="Foret et al. 2021 (arXiv 2010.01412), Algorithm 1 and eq. 2",
     trajectory=trajectory,
     problems=("logistic",),
+    differences="The code adds the decay to the loss of both evaluations, so that it bends the "
+    "ascent too; in the paper (followed) it stands outside, and the base optimizer decays.",
 )

@@ -35,9 +35,10 @@ REFERENCE = Reference(
     "Adam-SQR)",
     trajectory=trajectory,
     problems=("logistic", "separable"),
-    differences="The paper adds epsilon to the diagonal, the code (followed) raises it to "
-    "epsilon. The paper has no learning rate, the code one that it never uses; here it scales "
-    "the step.",
+    differences="The paper adds epsilon to the diagonal, the code (followed) raises it to at "
+    "least epsilon. The code takes a step size for each parameter group, the paper (followed) one "
+    "for all. The paper has no learning rate, the code one that it never uses; here it multiplies "
+    "the step: 1 is the paper's.",
     tolerance=1e-5,
     reason="with epsilon near 0 the step divides by nearly vanishing squared gradients, which "
     "amplifies rounding; 1e-12 with the default epsilon",

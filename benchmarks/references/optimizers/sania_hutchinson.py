@@ -50,7 +50,7 @@ REFERENCE = Reference(
     "experiments/libsvm_binary.ipynb",
     trajectory=trajectory,
     problems=("separable",),
-    differences="Like the code, and OASIS before it, this starts the diagonal at the first "
-    "estimate; the code averages several probes there. The multiplier of the step size is the "
-    "code's.",
+    differences="Smoothing and floor are those of the code's experiments (followed); their first "
+    "diagonal is the mean of several estimates, here it is one. The paper has no learning rate; "
+    "here, as in the code, it multiplies the step: 1 is the paper's.",
 )

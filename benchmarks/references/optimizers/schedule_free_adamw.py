@@ -30,6 +30,8 @@ REFERENCE = Reference(
     source="Defazio et al. 2024 (arXiv 2405.15682), Algorithm 1",
     trajectory=trajectory,
     differences="The paper weighs the average by the squared rate of each step, the code "
-    "(followed) by the squared largest rate so far: they differ where a schedule lowers the rate.",
+    "(followed) by the squared largest rate so far: they differ where a schedule lowers the rate. "
+    "At a rate of zero the code's average still draws the weights along; here nothing moves (no "
+    "problem has that rate).",
     problems=("fixed gradients", "logistic"),
 )

@@ -24,6 +24,6 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 REFERENCE = Reference(
     source="Sutskever et al. 2013, eqs. 1-4, in the form that keeps the velocity free of the rate",
     trajectory=trajectory,
-    differences="The paper folds the rate into the velocity; torch (followed) does not, so the "
-    "two differ where the rate changes. Decay is added to the gradient, as in torch.",
+    differences="The paper folds the rate into the velocity, torch (followed) does not: the two "
+    "differ where the rate changes. Decay is added to the gradient, as in torch.",
 )

@@ -9,8 +9,8 @@ from references.record import Hyperparameters, Reference, decayed
 
 
 def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
-    """Algorithm 1 of arXiv 2412.11768: the rate of a tensor is scaled by the signal-to-noise
-    ratio of its first gradient."""
+    """Algorithm 1 of arXiv 2412.11768 without its line 14: the rate of a tensor is scaled by the
+    signal-to-noise ratio of its first gradient."""
     weights, mu = problem.weights(), h["momentum"]
     momentum: Weights = {}
     ratio: dict[str, Tensor] = {}
@@ -28,5 +28,9 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 
 
 REFERENCE = Reference(
-    source="Xu et al. 2024 (arXiv 2412.11768), eq. 4 and Algorithm 1", trajectory=trajectory
+    source="Xu et al. 2024 (arXiv 2412.11768), eq. 4 and Algorithm 1; the authors' package 1.0.3",
+    trajectory=trajectory,
+    differences="Algorithm 1 divides the ratios by the largest of all tensors', the package "
+    "(followed) does not. Both start the mean at the first gradient (followed); pytorch_optimizer "
+    "starts it at zero, and takes a vector's norm for its ratio.",
 )

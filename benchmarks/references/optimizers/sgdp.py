@@ -30,5 +30,7 @@ REFERENCE = Reference(
     source="Heo et al. 2021 (arXiv 2006.08217), Algorithm 1 and eqs. 10-12",
     trajectory=trajectory,
     problems=("fixed gradients", "scale-invariant"),
-    differences="As AdamP's. The code (followed) decays the weights by decay / (1 - momentum).",
+    differences="The paper tests one cosine; the code (followed) the largest of the output "
+    "channels', then the whole tensor's, and no vector's. The code (followed) adds 1e-8 to the "
+    "norms, decays by decay / (1 - momentum), and less where weights are projected.",
 )

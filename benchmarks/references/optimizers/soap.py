@@ -65,7 +65,8 @@ REFERENCE = Reference(
     trajectory=trajectory,
     problems=("full-rank gradients",),
     settings={"precondition_frequency": 3},
-    differences="The paper does not say how it starts; the code (followed) spends the first "
-    "gradient on the bases. It orders them by their estimated eigenvalues, adds epsilon before "
-    "the bias correction of v, and decays the weights after the step.",
+    differences="The paper does not say how to start; the code (followed) spends the first "
+    "gradient on the bases. The code also orders their columns by estimated eigenvalues, adds "
+    "epsilon before the bias correction of v, and decays the weights after the step: all "
+    "followed.",
 )

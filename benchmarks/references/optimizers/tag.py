@@ -64,4 +64,6 @@ REFERENCE = Reference(
     source="Malviya et al. 2022 (arXiv 2105.05155), section 3 and the authors' code",
     trajectory=trajectory,
     drive=announce,
+    differences="They agree, but the code counts the steps of Adam's bias correction anew in each "
+    "epoch; here they are counted by task.",
 )

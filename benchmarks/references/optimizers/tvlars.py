@@ -26,5 +26,9 @@ def trajectory(problem: Problem, h: Hyperparameters) -> Iterator[Weights]:
 
 
 REFERENCE = Reference(
-    source="Do et al. 2024 (arXiv 2309.14053), eq. 5 and Algorithm 1", trajectory=trajectory
+    source="Do et al. 2024 (arXiv 2309.14053), eq. 5 and Algorithm 1",
+    trajectory=trajectory,
+    differences="The paper's phi_t is followed: the code leaves out its floor and delay, clips "
+    "both norms at 10, and divides by the norm of the decayed gradient. As in LARS, the global "
+    "rate stands outside the velocity, and vectors are neither decayed nor scaled.",
 )

@@ -22,6 +22,6 @@ def factor(h: Hyperparameters, x: float) -> float:
 REFERENCE = Schedule(
     source="Loshchilov & Hutter 2017 (arXiv 1608.03983), eq. 5",
     controls=decaying(factor),
-    differences="The paper gives the first cycle's length in epochs; here the cycles fill the "
-    "horizon, the last ends there.",
+    differences="The paper and torch give the first cycle's length; here their number is given, "
+    "and the last ends at the horizon.",
 )

@@ -14,5 +14,7 @@ def factor(h: Hyperparameters, progress: Progress) -> float:
 REFERENCE = Schedule(
     source="torch ExponentialLR's formula; floor: Yu et al. 2020 (arXiv 2003.11142), section 3.2",
     controls=pointwise(factor),
+    differences="torch's rate falls once an epoch; here it falls at every step, and the two agree "
+    "where epochs begin.",
     settings={"warmup_samples": 37},
 )

@@ -29,6 +29,7 @@ REFERENCE = Schedule(
     "(arXiv 2503.02844), section 3",
     controls=pointwise(factor),
     differences="The papers' inverse square root has a steepness to choose and is stretched to "
-    "meet the constant rate; here the steepness is the one that needs no stretching.",
+    "meet the constant rate; here the steepness is the one that needs no stretching. The rest is "
+    "theirs.",
     settings={"warmup_samples": 37, "cooldown_samples": 120},
 )

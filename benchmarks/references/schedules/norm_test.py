@@ -53,6 +53,8 @@ REFERENCE = Schedule(
     "2018 (arXiv 1710.11258), eqs. 2.4 and 3.5",
     controls=controls,
     settings={"warmup_samples": 37, "interval": 5},
-    differences="The tests need the expected gradient; papers and code put the batch's in its "
-    "place, and the sample variance for the expected one.",
+    differences="Papers and code put the batch's gradient and variance in the place of the "
+    "expected ones: followed. The code tests tensor by tensor, the papers (followed) the whole "
+    "gradient. Papers and code look at the whole batch at every step, this at no more than 128 "
+    "samples every so many steps.",
 )

@@ -32,7 +32,8 @@ REFERENCE = Schedule(
     source="Smith & Topin 2018 (arXiv 1708.07120), section 3, as torch's OneCycleLR states it",
     controls=pointwise(factor),
     differences="The paper's cycle has two equal legs, then falls far below its start in a short "
-    "third phase; torch (followed) has unequal legs and folds that fall into the second, and has "
-    "the paper's form as its three phases. torch reaches the peak one step earlier, since it "
-    "counts T - 1 steps from the first to the last.",
+    "third phase (phases=3); torch's default folds that fall into the second leg (phases=2). Both "
+    "are offered, with a share for the rise, as in torch. torch reaches peak and end one step "
+    "earlier, since it counts T - 1 steps from the first to the last; here they stand at their "
+    "shares of the horizon.",
 )

@@ -25,5 +25,8 @@ def factor(h: Hyperparameters, progress: Progress) -> float:
 REFERENCE = Schedule(
     source="Hägele et al. 2024 (arXiv 2405.18392), eq. 1 and section 4 (1-sqrt)",
     controls=pointwise(factor),
+    differences="Hägele et al. are followed in shapes, default shape and length of the decay; "
+    "MiniCPM decays exponentially over the last tenth. Where warm-up and decay overlap, which "
+    "they leave open, the lower factor holds.",
     settings={"warmup_samples": 37},
 )
