@@ -8,10 +8,12 @@ space, what it supports); an object of the class is one choice of it: ``AdamW({"
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
-from autotune.space import Space
+from autotune.space import Configuration, Space
 
 API_VERSION = 1
 """The plugin contract this engine speaks. A plugin that declares another is refused."""
@@ -72,7 +74,8 @@ class Plugin:
     """Whether a space begins with it where the user names no default of its kind."""
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
-        self.configuration: dict[str, Any] = {**self.space().default(), **(configuration or {})}
+        defaults = deepcopy(_defaults(type(self)))  # type: ignore[arg-type]  # mypy: of its __hash__
+        self.configuration: dict[str, Any] = {**defaults, **(configuration or {})}
 
     @classmethod
     def space(cls) -> Space:
@@ -83,3 +86,9 @@ class Plugin:
     def supports(cls, model_info: ModelInfo) -> str | None:
         """None if the plugin works on such a model, else the reason why not, for people."""
         return None
+
+
+@cache
+def _defaults(plugin: type[Plugin]) -> Configuration:
+    """The space's default, found once: a plugin is made whenever a trial is thawed."""
+    return plugin.space().default()

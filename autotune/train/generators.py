@@ -31,16 +31,19 @@ class Generators:
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed = seed
         self._device = device
-        with isolated(seed, device):
-            self._states = _capture(device)
+        self._states: dict[str, Any] | None = None
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Lends the states to the process; takes them back on leaving, when the process gets
         back those it had before."""
         outside = _capture(self._device)
-        _apply(self._states, self._device)
+        if self._states is None:
+            seed_all(self._seed, self._device)
+        else:
+            _apply(self._states, self._device)
         try:
             yield
         finally:
@@ -49,13 +52,22 @@ class Generators:
 
     def state_dict(self) -> dict[str, Any]:
         """The states while not lent: tensors, NumPy arrays and plain values."""
-        version, internal, gauss_next = self._states["python"]
+        states = self._begun()
+        version, internal, gauss_next = states["python"]
         python = {
             "version": version,
             "internal": torch.tensor(internal, dtype=torch.int64),
             "gauss_next": gauss_next,
         }
-        return {**self._states, "python": python}
+        return {**states, "python": python}
+
+    def _begun(self) -> dict[str, Any]:
+        """The states, though they were not lent yet."""
+        if self._states is None:
+            with self.active():
+                pass
+        assert self._states is not None
+        return self._states
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`. A state frozen on the CPU continues on CUDA with the
@@ -64,7 +76,7 @@ class Generators:
         internal = tuple(python["internal"].tolist())
         states = {**state, "python": (python["version"], internal, python["gauss_next"])}
         if self._device.type == "cuda":
-            states.setdefault("cuda", self._states["cuda"])
+            states.setdefault("cuda", self._begun()["cuda"])
         else:
             states.pop("cuda", None)
         self._states = states

@@ -216,21 +216,6 @@ def test_warm_runs_are_not_opened_again_and_old_ones_are_let_go(
     assert [reference() is not None for reference in opened] == [False, True, True]
 
 
-def test_a_trial_that_begins_from_nothing_starts_no_thread(
-    runner: JobRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: object) -> None:
-        raise AssertionError("nothing is to be loaded")
-
-    job = train(0, 1)
-    with monkeypatch.context() as patched:
-        patched.setattr(worker, "ThreadPoolExecutor", refused)
-        done = run(runner, job)[-1]
-        assert isinstance(done, Done)
-    run(runner, train(1, 1))
-    assert isinstance(run(runner, go_on(job, done, 2))[-1], Done)
-
-
 def test_an_evaluation_that_does_not_fit_beside_the_warm_run_takes_its_place(
     store: CheckpointStore, tmp_path: Path
 ) -> None:
