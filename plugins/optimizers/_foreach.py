@@ -255,13 +255,10 @@ def totals(found: Iterable[tuple[int, Tensor]], count: int) -> Tensor:
     return torch.stack([torch.stack(by_owner[owner]).sum() for owner in range(count)])
 
 
-def overall(numbers: Sequence[Tensor]) -> float:
+def overall(numbers: Tensors) -> float:
     """The sum, in float64, of tensors of one number each; 0 of none. Waits for a device once, not
     once a number."""
-    if not numbers:
-        return 0.0
-    device = numbers[0].device
-    return torch.stack([number.to(device, torch.float64) for number in numbers]).sum().item()
+    return _vector(numbers).sum().item() if numbers else 0.0
 
 
 def joint_norm(tensors: Tensors) -> float:
@@ -270,7 +267,12 @@ def joint_norm(tensors: Tensors) -> float:
     if not tensors:
         return 0.0
     wide = [tensor.float() if tensor.dtype in LOW_PRECISION else tensor for tensor in tensors]
-    return overall([norm.double().square() for norm in torch._foreach_norm(wide)]) ** 0.5
+    return _vector(torch._foreach_norm(wide)).norm().item()
+
+
+def _vector(numbers: Tensors) -> Tensor:
+    device = numbers[0].device
+    return torch.stack([number.to(device, torch.float64) for number in numbers])
 
 
 def can_fuse(lists: Lists) -> bool:
