@@ -226,7 +226,7 @@ def _rows(columns: list[Tensors]) -> Iterator[tuple[list[int], list[tuple[Tensor
     batch: list[tuple[Tensor, ...]] = []
     size = 0
     for owner, tensors in enumerate(zip(*columns, strict=True)):
-        for row in _cut(tensors):
+        for row in cut(tensors):
             count = row[0].numel()
             if batch and size + count > PIECE:
                 yield owners, batch
@@ -238,7 +238,7 @@ def _rows(columns: list[Tensors]) -> Iterator[tuple[list[int], list[tuple[Tensor
         yield owners, batch
 
 
-def _cut(tensors: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
+def cut(tensors: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
     """Slices of at most `PIECE` elements along the first dimension, or single ones."""
     first = tensors[0]
     if first.numel() <= PIECE or first.ndim == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from autotune.plugins import Optimizer
 from autotune.space import Categorical, Float, Prior, Space
 
 from . import _spaces
-from ._foreach import TypedStateOptimizer, parameters_with_gradients
+from ._foreach import TypedStateOptimizer, cut, parameters_with_gradients
 from ._groups import parameter_groups
 from ._matrix import step_count, wide_gradients
 
@@ -42,45 +43,48 @@ class TAGOptimizer(TypedStateOptimizer):
                 loss = closure()
         for group in self.param_groups:
             for parameters in parameters_with_gradients(group, "TAG"):
-                slopes = wide_gradients(parameters)
-                for parameter, slope in zip(parameters, slopes, strict=True):
-                    direction = _direction(group, slope, self.state[parameter])
-                    parameter.add_(direction, alpha=-group["lr"])
+                for parameter, slope in zip(parameters, wide_gradients(parameters), strict=True):
+                    _descend(group, parameter, slope, self.state[parameter])
         return loss
 
 
-def _direction(group: dict[str, Any], slope: Tensor, state: dict[str, Any]) -> Tensor:
+def _descend(
+    group: dict[str, Any], parameter: Tensor, slope: Tensor, state: dict[str, Any]
+) -> None:
     task, base, (beta1, beta2) = group["task"], group["base"], group["betas"]
     if f"mean_{task}" not in state:
         state[f"step_{task}"] = step_count()
         state[f"mean_{task}"] = torch.zeros_like(slope)
         state[f"variance_{task}"] = torch.zeros_like(slope)
     state[f"step_{task}"] += 1
+    count = state[f"step_{task}"].item()
     mean, variance = state[f"mean_{task}"], state[f"variance_{task}"]
     mean.lerp_(slope, 1 - beta1)
-    if base == "adagrad":
-        variance.addcmul_(slope, slope)
-    else:
-        variance.mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
-    total = _remembered(group["b"], task, state)
-    if base != "adam":
-        return slope / total.sqrt_().add_(group["eps"])
-    count = state[f"step_{task}"].item()
-    total.div_(1 - beta2**count).sqrt_().add_(group["eps"])
-    return mean / (1 - beta1**count) / total
-
-
-def _remembered(b: float, task: int, state: dict[str, Any]) -> Tensor:
-    """Sum of ``a_t v_t`` over the tasks so far in which this tensor was trained."""
-    mean, variance = state[f"mean_{task}"], state[f"variance_{task}"]
     earlier = [t for t in range(task) if f"mean_{t}" in state]
-    if not earlier:
-        return variance.clone()
-    total = variance * torch.exp(variance.new_tensor(-b))
-    for t in earlier:
-        alike = torch.cosine_similarity(mean.flatten(), state[f"mean_{t}"].flatten(), dim=0)
-        total.addcmul_(torch.exp(-b * alike), state[f"variance_{t}"])
-    return total
+    shares = [_share(group["b"], mean, state[f"mean_{t}"]) for t in earlier]
+    own = math.exp(-group["b"]) if earlier else 1.0
+    rate, correction = group["lr"], 1.0
+    if base == "adam":
+        rate, correction = rate / (1 - beta1**count), 1 - beta2**count
+    remembered = [state[f"variance_{t}"] for t in earlier]
+    # By pieces that a CPU's cache holds: sums of the tensor's size take longer to allocate.
+    for weight, gradient, average, square, *others in cut(
+        (parameter, slope, mean, variance, *remembered)
+    ):
+        if base != "adagrad":
+            square.mul_(beta2)
+        square.addcmul_(gradient, gradient, value=1.0 if base == "adagrad" else 1 - beta2)
+        total = square * (own / correction)
+        for share, other in zip(shares, others, strict=True):
+            total.addcmul_(share, other, value=1 / correction)
+        total.sqrt_().add_(group["eps"])
+        torch.div(average if base == "adam" else gradient, total, out=total)
+        weight.add_(total, alpha=-rate)
+
+
+def _share(b: float, mean: Tensor, earlier: Tensor) -> Tensor:
+    """``a_t`` of an earlier task, which stays on the device."""
+    return torch.exp(-b * torch.cosine_similarity(mean.flatten(), earlier.flatten(), dim=0))
 
 
 class TAG(Optimizer):
