@@ -41,7 +41,7 @@ class Plan:
         data_sets: artificial studies to draw in all; may be changed on resuming.
         tokens: a step's, about.
         rate: the highest learning rate, of both optimizers.
-        begin_with: weights of a finished run to begin with, on data of another seed.
+        begin_with: weights to begin with, which have not seen the data of this seed.
     """
 
     data_sets: int
@@ -60,8 +60,10 @@ class Training:
         torch.manual_seed(plan.seed)
         self.plan = plan
         self.network = CurveNetwork(plan.size).to(plan.device)
+        self.begun_with: dict[str, Any] | None = None
         if plan.begin_with is not None:
             self.network.load_state_dict(weights.load(plan.begin_with).state_dict())
+            self.begun_with = weights.read_header(plan.begin_with)["card"]
         self.average = CurveNetwork(plan.size).to(plan.device)
         self.average.load_state_dict(self.network.state_dict())
         self.average.requires_grad_(False)
@@ -127,6 +129,7 @@ class Training:
         return {
             "size": self.plan.size.to_plain(),
             "seed": self.plan.seed,
+            "begun_with": self.begun_with,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -139,7 +142,7 @@ class Training:
         """Go on from `state`.
 
         Raises:
-            ValueError: if it is another run's, by size or seed.
+            ValueError: if it is another run's, by size, seed or the weights it began with.
         """
         for name, mine in (("size", self.plan.size.to_plain()), ("seed", self.plan.seed)):
             if state[name] != mine:
@@ -147,6 +150,11 @@ class Training:
                     f"the run to resume has {name} {state[name]}, this command asks for {mine}: "
                     "give another --folder to begin anew"
                 )
+        if state.get("begun_with", self.begun_with) != self.begun_with:
+            raise ValueError(
+                "the run to resume began with other weights than this command's --begin-with: "
+                "give another --folder to begin anew"
+            )
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -195,8 +203,8 @@ def run(
             "seed": training.plan.seed,
             "held_out": scores.to_plain(),
         }
-        if training.plan.begin_with is not None:
-            card["begun_with"] = weights.read_header(training.plan.begin_with)["card"]
+        if training.begun_with is not None:
+            card["begun_with"] = training.begun_with
         weights.save(output, training.average, card)
         output.with_suffix(".md").write_text(weights.model_card(output), encoding="utf-8")
         temporary = folder / "state.partial"
@@ -214,6 +222,12 @@ def _parts(training: Training, every: int) -> Iterator[float]:
         while len(found) < every and training.data_sets < training.plan.data_sets:
             found.append(training.advance())
         yield sum(found) / len(found)
+
+
+def _seeds(card: dict[str, Any]) -> set[int]:
+    """Seeds of all the data that weights have seen."""
+    begun_with = card.get("begun_with")
+    return {card["seed"]} | (set() if begun_with is None else _seeds(begun_with))
 
 
 def _hardware(device: torch.device) -> str:
@@ -246,9 +260,11 @@ def main() -> None:
         "--begin-with",
         type=Path,
         metavar="WEIGHTS",
-        help="train these weights further: give another --seed than theirs, and a lower --rate",
+        help="train these weights further, in their size: give a --seed whose data they have not "
+        "seen, and a lower --rate",
     )
     arguments = parser.parse_args()
+    output = arguments.output or arguments.folder / "weights.safetensors"
     if not hasattr(torch.optim, "Muon"):
         parser.error(
             f"training needs torch 2.9 or newer for its optimizer; this is {torch.__version__}"
@@ -266,11 +282,13 @@ def main() -> None:
         except ValueError as error:
             parser.error(f"--begin-with: {error}")
         size = Size(**header["size"])
-        if header["card"]["seed"] == arguments.seed:
+        if arguments.seed in _seeds(header["card"]):
             parser.error(
                 f"--begin-with {arguments.begin_with}: these weights have seen the data of seed "
                 f"{arguments.seed}: give another --seed"
             )
+        if output.resolve() == arguments.begin_with.resolve():
+            parser.error(f"--begin-with: weights would be written over {output}: give --output")
     plan = Plan(
         arguments.data_sets,
         arguments.tokens or (70_000 if device.type == "cuda" else 8192),
@@ -290,7 +308,6 @@ def main() -> None:
         except ValueError as error:
             parser.error(f"{saved}: {error}")
         print(f"going on at {training.data_sets} data sets", flush=True)
-    output = arguments.output or arguments.folder / "weights.safetensors"
     run(training, arguments.folder, arguments.every, output, lambda line: print(line, flush=True))
 
 

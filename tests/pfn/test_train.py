@@ -93,18 +93,37 @@ def test_weights_are_trained_further(tmp_path: Path) -> None:
     assert card["begun_with"]["data_sets"] == first.data_sets
     text = (folder / "weights.md").read_text()
     assert text.index(f"{first.data_sets:,} artificial") < text.index(f"{further.data_sets:,} art")
+    state = torch.load(folder / "state.pt", weights_only=True)
+    train.Training(further.plan).load(state)
+    with pytest.raises(ValueError, match="other weights"):
+        train.Training(plan(seed=1)).load(state)
 
 
 def test_weights_are_not_trained_on_what_they_have_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    training = finished(tmp_path)
+    begun = tmp_path / "weights.safetensors"
+    card = weights.read_header(begun)["card"]
+    weights.save(begun, training.average, {**card, "seed": 1, "begun_with": card})
+    command = ["train", "--begin-with", str(begun), "--folder", str(tmp_path / "further")]
+    for seed in "01":
+        monkeypatch.setattr("sys.argv", [*command, "--seed", seed, "--data-sets", "0"])
+        with pytest.raises(SystemExit):
+            train.main()
+        assert f"have seen the data of seed {seed}" in capsys.readouterr().err
+
+
+def test_weights_to_begin_with_are_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     finished(tmp_path)
-    begun = str(tmp_path / "weights.safetensors")
-    folder = str(tmp_path / "further")
-    monkeypatch.setattr("sys.argv", ["train", "--begin-with", begun, "--folder", folder])
+    begun, folder = str(tmp_path / "weights.safetensors"), str(tmp_path / "further")
+    command = ["train", "--begin-with", begun, "--seed", "1", "--output", begun]
+    monkeypatch.setattr("sys.argv", [*command, "--folder", folder, "--data-sets", "0"])
     with pytest.raises(SystemExit):
         train.main()
-    assert "have seen the data of seed 0" in capsys.readouterr().err
+    assert "would be written over" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\x08\0\0\0\0\0\0\0{}      "])
