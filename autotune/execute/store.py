@@ -236,10 +236,12 @@ class CheckpointStore:
                 stream.writelines(pieces)
                 stream.flush()
                 final = self.folder / name
-                known = final.exists()  # with the same content
+                if known := final.exists():  # the same content, which stays until this is flushed
+                    os.fsync(stream.fileno())
                 temporary.rename(final)
                 left = None if known else final
-                os.fsync(stream.fileno())
+                if not known:
+                    os.fsync(stream.fileno())
                 left = None
             return Stored(name, trial, step, sum(map(len, pieces)))
         except OSError as error:

@@ -185,6 +185,7 @@ def test_saving_again_what_is_there_loses_nothing_where_the_disk_refuses(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = store.save(0, 1, content()).name
+    flushed = store.path(name).stat().st_ino
 
     def refuse(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -192,7 +193,8 @@ def test_saving_again_what_is_there_loses_nothing_where_the_disk_refuses(
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StoreError, match="Input/output error"):
         store.save(0, 1, content())
-    assert store.intact(name)
+    assert [path.name for path in store.folder.iterdir()] == [name]
+    assert store.path(name).stat().st_ino == flushed
 
 
 def test_bytes_of_a_checkpoint_travel(store: CheckpointStore) -> None:
