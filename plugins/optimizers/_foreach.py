@@ -239,9 +239,10 @@ def _rows(columns: list[Tensors]) -> Iterator[tuple[list[int], list[tuple[Tensor
 
 
 def cut(tensors: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
-    """Slices of at most `PIECE` elements along the first dimension, or single ones."""
+    """On a CPU slices of at most `PIECE` elements along the first dimension, or single ones; on
+    other devices the tensors as they are."""
     first = tensors[0]
-    if first.numel() <= PIECE or first.ndim == 0:
+    if first.device.type != "cpu" or first.numel() <= PIECE or first.ndim == 0:
         return [tensors]
     length = max(1, PIECE * len(first) // first.numel())
     return zip(*(tensor.split(length) for tensor in tensors), strict=True)

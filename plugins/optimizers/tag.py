@@ -67,7 +67,7 @@ def _descend(
     if base == "adam":
         rate, correction = rate / (1 - beta1**count), 1 - beta2**count
     remembered = [state[f"variance_{t}"] for t in earlier]
-    # By pieces that a CPU's cache holds: sums of the tensor's size take longer to allocate.
+    # On a CPU by pieces that its cache holds: sums of the tensor's size take longer to allocate.
     for weight, gradient, average, square, *others in cut(
         (parameter, slope, mean, variance, *remembered)
     ):

@@ -330,6 +330,14 @@ def test_leaves_the_gradients_alone(name) -> None:
     assert all(torch.equal(p.grad, g) for (_, p), g in zip(parameters, kept, strict=True))
 
 
+def test_only_a_cpus_tensors_are_cut(monkeypatch) -> None:
+    monkeypatch.setattr(_foreach, "PIECE", 8)
+    counts = [
+        len(list(_foreach.cut((torch.empty(4, 4, device=device),)))) for device in ("cpu", "meta")
+    ]
+    assert counts == [2, 1]
+
+
 def test_pieces_make_no_difference(monkeypatch) -> None:
     """Elementwise rules and layer-wise ones alike, in whatever layout the weights lie."""
     for name in NAMES:
