@@ -111,7 +111,7 @@ def stablemax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         )
     classes = -1 if logits.shape[:-1] == targets.shape else 1
     scores = logits.double().movedim(classes, -1).reshape(-1, logits.shape[classes])
-    labels = targets.reshape(-1)
+    labels = targets.reshape(-1).long()  # uint8 knows no -100, and neither it nor int16 is an index
     kept = labels != IGNORED
     scores, labels = scores[kept], labels[kept]
     positive = scores >= 0

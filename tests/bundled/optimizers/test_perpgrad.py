@@ -39,6 +39,14 @@ def test_stablemax_of_sequences(shape) -> None:
     torch.testing.assert_close(stablemax_cross_entropy(logits, targets), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_stablemax_of_other_integers(dtype) -> None:
+    logits = torch.randn(2, 200, dtype=torch.float64)
+    targets = torch.tensor([7, 156])
+    found = stablemax_cross_entropy(logits, targets.to(dtype))
+    torch.testing.assert_close(found, stablemax_cross_entropy(logits, targets))
+
+
 def test_stablemax_refuses_what_is_no_class() -> None:
     with pytest.raises(PluginError, match="needs logits of shape"):
         stablemax_cross_entropy(torch.zeros(4, 3), torch.zeros(4, 3))
