@@ -44,6 +44,8 @@ class OASISOptimizer(HutchinsonOptimizer):
         draws = Draws(everything)
         loss = evaluate(closure, "OASIS")
         parameters = [parameter for parameter in everything if parameter.grad is not None]
+        if not parameters:
+            return loss
         graphs = [p.grad for p in parameters if p.grad is not None]
         slopes = [wide(slope.detach().clone()) for slope in graphs]
         diagonals = self.diagonals(parameters, graphs, self.param_groups[0]["alpha"])

@@ -43,6 +43,8 @@ class PolynomialPreconditioning(TypedStateOptimizer):
         settings = self.param_groups[0]
         parameters = [p for group in self.param_groups for p in group["params"]]
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        if not parameters:
+            return loss
         slopes = [p.grad for p in parameters if p.grad is not None]
         gradient = _flat(slopes)
         length = gradient.norm()

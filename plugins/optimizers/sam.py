@@ -36,6 +36,8 @@ class SharpnessAware(torch.optim.Optimizer):
             for parameters in parameters_with_gradients(group, "SAM")
         ]
         weights = [parameter for _, parameters in lists for parameter in parameters]
+        if not weights:
+            return loss
         kept = [weight.clone() for weight in weights]
         norm = joint_norm(gradients(weights))
         for rho, parameters in lists:

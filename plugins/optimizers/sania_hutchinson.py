@@ -39,6 +39,8 @@ class HutchinsonSANIAOptimizer(HutchinsonOptimizer):
         loss = float(evaluate(closure, "SANIA"))
         pairs = [(g, p) for g in self.param_groups for p in g["params"] if p.grad is not None]
         parameters = [parameter for _, parameter in pairs]
+        if not parameters:
+            return loss
         graphs = [parameter.grad for parameter in parameters]
         slopes = [wide(graph.detach()) for graph in graphs]
         diagonals = self.diagonals(parameters, graphs, self.param_groups[0]["eps"])

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from autotune.plugins.conformance import laboratory, trajectories
+from autotune_plugins.optimizers import _foreach
 from autotune_plugins.optimizers._curvature import Draws, hessian_times
 from autotune_plugins.optimizers.oasis import OASIS
 from autotune_plugins.optimizers.polynomial_preconditioning import (
@@ -335,7 +336,9 @@ TAG_CONFIGURATION = {"learning_rate": 0.02, "b": 2.0, "beta1": 0.8, "beta2": 0.9
 
 
 @pytest.mark.parametrize("base", ["rms", "adam", "adagrad"])
-def test_tag_equals_the_formula_over_three_tasks(base) -> None:
+@pytest.mark.parametrize("piece", [12, 8])
+def test_tag_equals_the_formula_over_three_tasks(base, piece, monkeypatch) -> None:
+    monkeypatch.setattr(_foreach, "PIECE", piece)  # the tensor whole, or in two parts
     shape = (3, 4)
     weight = nn.Parameter(torch.ones(shape, dtype=torch.float64))
     optimizer = TAG({**TAG_CONFIGURATION, "base": base}).build([("weight", weight)])
@@ -403,6 +406,15 @@ def test_thaws_bit_for_bit(plugin) -> None:
 
     assert torch.equal(grown(1), grown(0))
     assert torch.equal(grown(5), grown(0))
+
+
+@pytest.mark.parametrize("plugin", CLOSURES)
+def test_without_any_gradient_nothing_moves(plugin) -> None:
+    model = network()
+    before = flat(model)
+    loss = plugin().build(list(model.named_parameters())).step(lambda: torch.ones(()))
+    assert float(loss) == 1.0
+    assert torch.equal(flat(model), before)
 
 
 @pytest.mark.parametrize("plugin", CLOSURES)
