@@ -91,10 +91,10 @@ class TAG(Optimizer):
     """Shorter steps where the present task disagrees with earlier ones, longer where it agrees.
 
     Made for a stream of tasks. A `TorchTask` is one task, on which it is RMSProp, Adam or AdaGrad
-    without decay, and ``b`` does nothing. In a training loop of your own (`Trainable`), call
-    ``begin_task`` of the optimizer that `build` gives wherever a new task begins. Paper and
-    author code agree, but the code counts the steps of Adam's bias correction anew in each
-    epoch; here they are counted by task.
+    without decay, where ``b`` does nothing, and ``beta1`` only in Adam. In a training loop of your
+    own (`Trainable`), call ``begin_task`` of the optimizer that `build` gives wherever a new task
+    begins. Paper and author code agree, but the code counts the steps of Adam's bias correction
+    anew in each epoch; here they are counted by task.
     """
 
     name: ClassVar[str] = "tag"
