@@ -101,7 +101,7 @@ def stablemax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
         targets: classes, integers of the same shape without the classes; -100 is left out.
 
     Raises:
-        PluginError: for other shapes or kinds of targets.
+        PluginError: for other shapes or kinds of targets, and for one that is no class.
     """
     if targets.is_floating_point() or targets.ndim + 1 != logits.ndim:
         raise PluginError(
@@ -114,6 +114,12 @@ def stablemax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     labels = targets.reshape(-1).long()  # uint8 knows no -100, and neither it nor int16 is an index
     kept = labels != IGNORED
     scores, labels = scores[kept], labels[kept]
+    strange = (labels < 0) | (labels >= scores.shape[1])
+    if strange.any():
+        raise PluginError(
+            f"StableMax met the target {labels[strange][0].item()}; expected 0 to "
+            f"{scores.shape[1] - 1}, or {IGNORED}, which is left out. Choose loss: task"
+        )
     positive = scores >= 0
     # Of the branch not taken the gradient would be nan at 1.
     below = 1 / (1 - torch.where(positive, 0.0, scores))

@@ -50,6 +50,9 @@ def test_stablemax_of_other_integers(dtype) -> None:
 def test_stablemax_refuses_what_is_no_class() -> None:
     with pytest.raises(PluginError, match="needs logits of shape"):
         stablemax_cross_entropy(torch.zeros(4, 3), torch.zeros(4, 3))
+    for strange in (-1, 3, 255):
+        with pytest.raises(PluginError, match=f"the target {strange}; expected 0 to 2, or -100"):
+            stablemax_cross_entropy(torch.zeros(2, 3), torch.tensor([0, strange]))
     info = ModelInfo(False, {}, {}, class_targets=False)
     assert "class logits" in str(PerpGrad.supports(info))
 
