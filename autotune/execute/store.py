@@ -236,11 +236,12 @@ class CheckpointStore:
                 stream.writelines(pieces)
                 stream.flush()
                 final = self.folder / name
-                if known := final.exists():  # the same content, which stays until this is flushed
+                if final.exists():  # the same content, which stays until this is flushed
                     os.fsync(stream.fileno())
-                temporary.rename(final)
-                left = None if known else final
-                if not known:
+                    temporary.rename(final)
+                else:
+                    temporary.rename(final)
+                    left = final
                     os.fsync(stream.fileno())
                 left = None
             return Stored(name, trial, step, sum(map(len, pieces)))

@@ -74,7 +74,7 @@ class Plugin:
     """Whether a space begins with it where the user names no default of its kind."""
 
     def __init__(self, configuration: Mapping[str, Any] | None = None) -> None:
-        defaults = deepcopy(_defaults(type(self)))  # type: ignore[arg-type]  # mypy: of its __hash__
+        defaults = deepcopy(_defaults(type(self)))  # type: ignore[arg-type]
         self.configuration: dict[str, Any] = {**defaults, **(configuration or {})}
 
     @classmethod
