@@ -17,6 +17,7 @@ from studies import ADDRESS, check_replay, tune
 
 import autotune
 from autotune.plugins.search import Event, Failed, Observed
+from autotune.record import RecordError
 from autotune.study import Interrupted
 
 STUDY_FILE = f"""\
@@ -102,6 +103,22 @@ def test_a_folder_of_checkpoints_that_is_read_only_is_said_and_loses_nothing(
     assert after.events[: between.count] == between.events
     assert after.trials.units == 20
     assert not [event for event in after.events if isinstance(event, Failed)]
+
+
+@pytest.mark.parametrize("beside", ["-wal", "-journal"])
+def test_a_killed_study_in_a_read_only_folder_says_where_its_events_lie(
+    tmp_path: Path, beside: str
+) -> None:
+    study = tmp_path / "study"
+    tune(tmp_path, budget={"epochs": 2}, objectives=["validation_loss"])
+    events = autotune.load(study).events
+    with read_only(study):
+        assert autotune.load(study).events == events
+    left = study / f"record.sqlite{beside}"
+    left.touch()
+    with read_only(study), pytest.raises(RecordError, match=f"whole only with {left.name}: copy"):
+        autotune.load(study)
+    assert autotune.load(study).events == events
 
 
 def test_a_second_driver_is_refused_in_words(tmp_path: Path) -> None:

@@ -163,6 +163,46 @@ def test_the_lock_goes_with_a_killed_driver(tmp_path: Path) -> None:
     log.close()
 
 
+def cut_short(file: Path, statement: str) -> None:
+    """Kill a process in a transaction, its journal on the disk and half of its pages in the file,
+    as when a driver is killed while it makes the file or takes it out of WAL mode."""
+    script = (
+        "import os, sqlite3, sys; file = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "file.execute('PRAGMA cache_size = 1'); file.execute('BEGIN'); file.execute(sys.argv[2])\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(file), statement], check=False)
+    assert file.with_name(file.name + "-journal").stat().st_size > 512
+
+
+def test_what_a_kill_cut_short_is_undone_and_nothing_is_called_damaged(tmp_path: Path) -> None:
+    begun(tmp_path)
+    cut_short(
+        tmp_path / record.FILE,
+        "INSERT INTO meta WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT "
+        "9999) SELECT i, hex(randomblob(99)), 0 FROM n",
+    )
+    assert record.exists(tmp_path)
+    events, meta = record.read(tmp_path)
+    assert events == EVENTS
+    assert meta["header"] == {"name": "x"}
+    log = Record(tmp_path)
+    assert log.restored is None
+    assert list(log.events()) == EVENTS
+    log.close()
+
+
+def test_killed_while_the_file_was_made(tmp_path: Path) -> None:
+    cut_short(
+        tmp_path / record.FILE,
+        "CREATE TABLE events AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+        "LIMIT 9999) SELECT i, hex(randomblob(99)) FROM n",
+    )
+    assert not record.exists(tmp_path)
+    begun(tmp_path)
+    assert record.read(tmp_path)[0] == EVENTS
+
+
 def test_how_to_resume_names_the_folder_that_holds_the_study() -> None:
     assert record.resume_command(record.FOLDER / "s") == "autotune resume --study s"
     told = record.resume_command(Path("/my own/s-2"))

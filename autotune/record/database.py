@@ -9,7 +9,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,13 @@ CREATE TRIGGER events_are_kept BEFORE DELETE ON events
     BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END;
 """
 
+_JOURNAL = "-journal"
+_BESIDE = ("-wal", _JOURNAL)
+"""What SQLite puts beside a file that is being written, and takes away at the end."""
+
 _NOT_DAMAGE = {
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PERM, sqlite3.SQLITE_FULL),
-    *(sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN),
+    *(sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
 }
 _NOT_DAMAGE_EITHER = {
     *(sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP),
@@ -57,17 +61,15 @@ def connect(path: Path, write: bool) -> sqlite3.Connection:
     """Open an existing file. Raises `sqlite3.Error`, `RecordError`."""
     # A folder that may not be written to cannot hold the shared-memory file that WAL needs.
     mode = "rw" if write else ("ro" if os.access(path.parent, os.W_OK) else "ro&immutable=1")
-    if "immutable" in mode and path.with_name(FILE + "-wal").exists():
+    left = [name for suffix in _BESIDE if path.with_name(name := path.name + suffix).exists()]
+    if left and "immutable" in mode:
         raise RecordError(
-            f"{path.parent} may not be written to and its last driver was killed, so that the "
-            f"newest events lie in {FILE}-wal: copy the folder to a place you may write to"
+            f"{path.parent} may not be written to and its last driver was killed, so that "
+            f"{path.name} is whole only with {left[0]}: copy the folder to a place you may write to"
         )
-    try:
-        connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30.0
-        )
-    except sqlite3.Error as error:
-        raise RecordError(f"{path} cannot be opened: {error}") from error
+    if not write and path.name + _JOURNAL in left:
+        _roll_back(path)
+    connection = _opened(path, mode)
     if write:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -76,6 +78,22 @@ def connect(path: Path, write: bool) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30.0
+        )
+    except sqlite3.Error as error:
+        raise RecordError(f"{path} cannot be opened: {error}") from error
+
+
+def _roll_back(path: Path) -> None:
+    """Undo what a kill cut short while the file was being made, or went over to WAL mode or back:
+    until then, it cannot be read, and SQLite does so only for who may write."""
+    with suppress(sqlite3.Error), closing(_opened(path, "rw")) as connection:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def create(path: Path) -> sqlite3.Connection:

@@ -105,7 +105,7 @@ def restore(folder: Path, kept: Content, cause: Exception) -> str:
             restored.trials.update(_trial(row.event()))
     number = 1 + len(list(folder.glob("record.damaged-*.sqlite")))
     aside = f"record.damaged-{number}.sqlite"
-    for suffix in ("-wal", "-shm", ""):
+    for suffix in ("-journal", "-wal", "-shm", ""):
         with suppress(FileNotFoundError):
             os.replace(folder / (database.FILE + suffix), folder / (aside + suffix))
     os.replace(partial, path)
