@@ -49,6 +49,9 @@ UNLIKELY = 0.01
 """Where no trial may be started any more, the search ends when no frozen one is more likely than
 this to beat the best by its horizon."""
 
+PROMOTIONS = 2
+"""A new configuration's first segment leaves room to triple its length so often."""
+
 LIKELY = 0.5
 """What a segment in flight is expected to bring counts if it is as likely to keep the constraints.
 """
@@ -150,8 +153,13 @@ class FreezeThaw(Policy):
     From then on each decision draws horizons h and thresholds T below the best value, and goes on
     with the candidate that is most likely, on average over them, to be below T after h more units:
     a frozen trial that is among the best third of those trained as long, or a new configuration
-    (`autotune.decide.policies.candidates`). It is trained for one unit, or for the share `growth`
-    of what it has trained, so that decisions stay few.
+    (`autotune.decide.policies.candidates`). A frozen trial is trained for one unit, or for the
+    share `growth` of what it has trained, so that decisions stay few; a new one for one unit until
+    three horizons are spent, then for 3, from nine horizons on for 9, and so on, as long as that
+    can be tripled twice within the horizon. By first units alone, one more new configuration
+    always looks a little likelier than the many whose first unit is known to be ordinary: where
+    learning takes off late, a long search by such steps goes through hundreds of them and on with
+    none. With several objectives it stays at one unit.
 
     h is uniform up to the horizon and T = best - 10^tau * (way from the best to the ideal value),
     tau uniform in (-4, -1), as in the paper; where the ideal is unknown or near, the way from where
@@ -267,7 +275,9 @@ class FreezeThaw(Policy):
             promise = self._promise(context, state, found, forecast, trials, generator)
         chosen = int(np.argmax(promise))
         if chosen >= len(found.frozen):
-            return _start(context, trials, found.new[chosen - len(found.frozen)])
+            first = 1 if state.front is not None else _first_segment(context.horizon, trials.units)
+            new = found.new[chosen - len(found.frozen)]
+            return _start(context, trials, new, min(first, int(found.most[chosen])))
         if not may_start and not trials.in_flight:
             if front is not None and promise[chosen] < UNLIKELY / DIRECTIONS:
                 return Stop(f"no trial is more likely than {UNLIKELY:.0%} to improve the front")
@@ -421,8 +431,21 @@ class FreezeThaw(Policy):
         ]
 
 
-def _start(context: SearchContext, trials: Trials, configuration: Configuration) -> Start:
-    return Start(len(trials), configuration, context.horizon, 1)
+def _start(
+    context: SearchContext, trials: Trials, configuration: Configuration, first: int = 1
+) -> Start:
+    return Start(len(trials), configuration, context.horizon, first)
+
+
+def _first_segment(horizon: int, spent: int) -> int:
+    """Units that a new configuration is trained before it is compared."""
+    first = 1
+    while (
+        first * opening.REDUCTION ** (1 + PROMOTIONS) <= horizon
+        and spent >= first * opening.REDUCTION * horizon
+    ):
+        first *= opening.REDUCTION
+    return first
 
 
 def _in_time(context: SearchContext, state: _State, trials: Trials, thaw: Thaw) -> bool:
