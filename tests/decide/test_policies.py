@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from simulator import Simulator, decisions
 from spaces import POLICIES, TRAINING, context, curve, search
 
 from autotune.decide.configurations import NEAR, apart
-from autotune.decide.policies import opening
+from autotune.decide.policies import freeze_thaw, opening
 from autotune.decide.policies.asha import ASHA
 from autotune.decide.policies.pasha import PASHA
 from autotune.decide.policies.rungs import rung_units
@@ -28,7 +29,7 @@ from autotune.plugins.search import (
     Thaw,
 )
 from autotune.plugins.trials import Trials
-from autotune.space import Float, Space
+from autotune.space import Configuration, Float, Space
 
 
 class Ladder:
@@ -150,6 +151,48 @@ def test_freeze_thaw_trains_a_step_at_a_time() -> None:
     taken = decisions(simulator.events)
     assert all(d.to == 1 for d in taken if isinstance(d, Start))
     assert sum(isinstance(d, Thaw) for d in taken) > 20
+
+
+def test_first_segments_grow_with_what_is_spent_and_leave_two_promotions() -> None:
+    lengths = [
+        freeze_thaw._first_segment(horizon, spent)
+        for horizon, spent in (
+            (26, 10_000),
+            (27, 80),
+            (27, 81),
+            (81, 242),
+            (81, 243),
+            (81, 729),
+            (2000, 10**6),
+        )
+    ]
+    assert lengths == [1, 1, 3, 1, 3, 9, 81]
+
+
+@pytest.mark.parametrize("objectives", [["validation_loss"], ["validation_loss", "other"]])
+def test_a_long_search_begins_new_configurations_with_longer_segments(
+    objectives: list[str],
+) -> None:
+    """Several objectives as before: one unit."""
+    many = tuple(Objective(name, "minimise", "curve") for name in objectives)
+    found = replace(context(Budget(units=200), horizon=27), objectives=many)
+
+    def several(configuration: Configuration, unit: int) -> dict[str, float]:
+        loss = curve(configuration, unit)["validation_loss"]
+        return {"validation_loss": loss, "other": 1 / (1 + loss)}
+
+    simulator = Simulator(search(found, "freeze_thaw"), several)
+    simulator.run()
+    opened, later, spent = set[int](), set[int](), 0
+    for event in simulator.events:
+        spent += is_observed(event)
+        if isinstance(event, Decided) and isinstance(event.decision, Start):
+            if event.decision.trial < 27:
+                opened.add(event.decision.to)
+            elif 100 < spent < 190:  # what the end of the budget does not cut short
+                later.add(event.decision.to)
+    assert opened == {1}
+    assert later == ({3} if len(many) == 1 else {1})
 
 
 @pytest.mark.parametrize("proposer", ["random", "tpe"])
