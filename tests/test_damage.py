@@ -154,6 +154,21 @@ def test_a_damaged_backup_is_made_anew(tmp_path: Path, place: int) -> None:
     assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
+def test_a_damaged_write_version_is_restored_and_not_taken_for_missing_rights(
+    tmp_path: Path,
+) -> None:
+    """SQLite says of such a file that it may not be written to."""
+    begun(tmp_path)
+    path = tmp_path / record.FILE
+    damaged = bytearray(path.read_bytes())
+    damaged[18] = 3
+    path.write_bytes(damaged)
+    log = Record(tmp_path)
+    assert log.restored is not None
+    assert list(log.events()) == EVENTS
+    log.close()
+
+
 def test_a_file_that_is_gone_is_restored(tmp_path: Path) -> None:
     begun(tmp_path)
     (tmp_path / record.FILE).unlink()

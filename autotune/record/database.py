@@ -41,7 +41,7 @@ _BESIDE = ("-wal", _JOURNAL)
 
 _NOT_DAMAGE = {
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PERM, sqlite3.SQLITE_FULL),
-    *(sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CANTOPEN),
 }
 _NOT_DAMAGE_EITHER = {
     *(sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMMAP),
@@ -208,7 +208,7 @@ def peek(folder: Path, key: str) -> Any:
 @contextmanager
 def reading(folder: Path) -> Iterator[tuple[Iterator[Event], dict[str, Any]]]:
     """The events, read as they are asked for, and the meta entries of a study, also while a
-    driver runs. Changes nothing.
+    driver runs. Changes nothing, but for undoing what a kill cut short.
 
     Raises:
         RecordError: no record there, or damaged, then or while its events are read.
